@@ -1,0 +1,245 @@
+"""The frozen records that travel up: structures, evaluations, gradients, model cards, verdicts, scores.
+
+Arrays inside a record are read-only. Lengths in Å, energies in eV, each force in eV/Å.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import ase
+import numpy as np
+from ase.data import chemical_symbols
+from numpy.typing import ArrayLike, NDArray
+
+from fdcore import delta
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+
+def frozen_array(values: ArrayLike, dtype: type = np.float64) -> NDArray:
+    """A read-only, C-contiguous copy of `values`."""
+    array = np.array(values, dtype=dtype, order="C")
+    array.setflags(write=False)
+    return array
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One validated structure.
+
+    numbers (N,) atomic numbers; positions (N, 3) Å, not wrapped; cell (3, 3) Å rows, zeros when not periodic;
+    pbc all True or all False (anything else is refused before a Structure exists).
+    charge in e and spin multiplicity are None where the file is silent. `file` and `index` name the source; `labels`
+    holds reference results that came with the file (`energy_eV`, `forces_eV_per_A`), `warnings` what a reader
+    had to decide.
+    """
+
+    numbers: IntArray
+    positions: FloatArray
+    cell: FloatArray
+    pbc: tuple[bool, bool, bool]
+    charge: int | None = None
+    spin: int | None = None
+    file: str = ""
+    index: int = 0
+    labels: Mapping[str, FloatArray | float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "numbers", frozen_array(self.numbers, np.int64))
+        object.__setattr__(self, "positions", frozen_array(self.positions))
+        object.__setattr__(self, "cell", frozen_array(self.cell))
+        object.__setattr__(self, "pbc", tuple(bool(p) for p in self.pbc))
+
+    @classmethod
+    def from_atoms(cls, atoms: ase.Atoms, *, file: str = "", index: int = 0) -> Structure:
+        """Copy an ase.Atoms without validating it (`fdcore.structures.validate` does that)."""
+
+        def whole(key: str) -> int | None:
+            value = atoms.info.get(key)
+            return int(value) if isinstance(value, (int, float, np.integer, np.floating)) else None
+
+        spin = whole("spin")
+        return cls(
+            numbers=atoms.numbers,
+            positions=atoms.positions,
+            cell=atoms.cell.array,
+            pbc=tuple(atoms.pbc),
+            charge=whole("charge"),
+            spin=spin if spin is not None else whole("spin_multiplicity"),
+            file=file,
+            index=index,
+        )
+
+    def to_atoms(self) -> ase.Atoms:
+        """An independent ase.Atoms with charge and spin in `info` where they are known."""
+        atoms = ase.Atoms(numbers=self.numbers, positions=self.positions, cell=self.cell, pbc=self.pbc)
+        if self.charge is not None:
+            atoms.info["charge"] = self.charge
+        if self.spin is not None:
+            atoms.info["spin"] = self.spin
+        return atoms
+
+    @property
+    def n_atoms(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def periodic(self) -> bool:
+        return all(self.pbc)
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        return tuple(chemical_symbols[z] for z in self.numbers)
+
+    @cached_property
+    def formula(self) -> str:
+        """Metals first, then the rest in the order of the periodic table's custom: ASE's `metal` notation."""
+        return ase.Atoms(numbers=self.numbers).get_chemical_formula(mode="metal", empirical=False)
+
+    @cached_property
+    def content_id(self) -> str:
+        """SHA-256 of what a model sees: numbers, positions, cell, pbc, charge, spin; not of names."""
+        h = hashlib.sha256(b"fdcore.Structure.1")
+        h.update(self.numbers.tobytes() + self.positions.tobytes() + self.cell.tobytes())
+        h.update(repr((self.pbc, self.charge, self.spin)).encode())
+        return h.hexdigest()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One structure seen by one model: energy (eV), forces_direct and forces_conservative (N, 3) in eV/Å.
+
+    confidence: (N,) per-atom expected error of the direct force in eV/Å as the model's own confidence head sees it, or None.
+    graph_tie_A: for models that keep only the k nearest neighbours, the smallest gap (Å) between the last neighbour that
+    was kept and the first that was dropped; None where there is no cap. A gap of zero makes the answer depend on tie-breaking.
+    """
+
+    energy: float
+    forces_direct: FloatArray
+    forces_conservative: FloatArray
+    confidence: FloatArray | None = None
+    graph_tie_A: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "forces_direct", frozen_array(self.forces_direct))
+        object.__setattr__(self, "forces_conservative", frozen_array(self.forces_conservative))
+        if self.confidence is not None:
+            object.__setattr__(self, "confidence", frozen_array(self.confidence))
+
+    @cached_property
+    def force_delta(self) -> float:
+        """U_Delta in eV/Å (eq. 2)."""
+        return delta.force_delta(self.forces_direct, self.forces_conservative)
+
+    @cached_property
+    def force_delta_per_atom(self) -> FloatArray:
+        """u_i (N,) in eV/Å."""
+        return frozen_array(delta.force_delta_per_atom(self.forces_direct, self.forces_conservative))
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What an adversarial step needs: grad U_Delta (N, 3) in eV/Å^2 and grad E (N, 3) in eV/Å, with the evaluation they belong to.
+
+    Where U_Delta is exactly zero it has no gradient; zeros are returned and `at_zero` says so.
+    """
+
+    evaluation: Evaluation
+    force_delta_gradient: FloatArray
+    energy_gradient: FloatArray
+    at_zero: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "force_delta_gradient", frozen_array(self.force_delta_gradient))
+        object.__setattr__(self, "energy_gradient", frozen_array(self.energy_gradient))
+
+
+WeightsPlace = Literal["embedded", "download", "gated"]
+ModelKind = Literal["direct", "conservative"]
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a user must know of a model before trusting it. `kind` is what the model's own users call its force."""
+
+    id: str
+    family: str
+    kind: ModelKind
+    summary: str
+    training_data: str
+    reference_method: str
+    elements: tuple[str, ...]
+    licence: str
+    weights: WeightsPlace
+    n_parameters: int
+    cutoff_A: float
+    neighbour_cap: int | None
+    needs_charge_spin: bool = False
+    periodic: str = "crystals, surfaces and molecules"
+    confidence_head: bool = False
+    download_MB: float = 0.0
+    gradient_proof: str = ""
+    held_out: Mapping[str, float] = field(default_factory=dict)
+    not_for: str = ""
+    source: str = ""
+    citation: str = ""
+    sha256: str = ""
+
+    def covers(self, numbers: ArrayLike) -> tuple[str, ...]:
+        """The element symbols in `numbers` that the model was NOT trained on, sorted; empty when all are covered."""
+        known = set(self.elements)
+        seen = {chemical_symbols[int(z)] for z in np.unique(np.asarray(numbers))}
+        return tuple(sorted(seen - known))
+
+
+EvidenceStatus = Literal["pass", "look", "fail", "unknown"]
+VerdictLevel = Literal["consistent", "caution", "unreliable", "unknown"]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One line of evidence: what was looked at, how it came out, in words; `atoms` are the indices that caused it."""
+
+    name: str
+    status: EvidenceStatus
+    text: str
+    atoms: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Words first: `level`, one `sentence`, then the evidence. `percentile`: where U stands in the model's reference
+    distribution (0-100), None when the model has none."""
+
+    level: VerdictLevel
+    sentence: str
+    evidence: tuple[Evidence, ...]
+    percentile: float | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """A structure, its evaluation by one model, and the verdict: one row of a result."""
+
+    structure: Structure
+    model_id: str
+    evaluation: Evaluation
+    verdict: Verdict
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A file or structure that could not be scored: kept as a row with its reason."""
+
+    file: str
+    error: str
+    hint: str
+    index: int | None = None
