@@ -1,0 +1,107 @@
+"""The registry: which models there are, what their cards say, and how one is loaded.
+
+Adding a family is one row in `FAMILIES` and one file; listing models imports no backend.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+
+from numpy.typing import ArrayLike
+
+from fdcore.errors import UnknownModelError, UsageError, WeightsError
+from fdcore.models.base import Model
+from fdcore.records import ModelCard
+
+DEFAULT_MODEL = "fd-orb-small-v1"
+DTYPES = ("float32", "float64")
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where a family's cards and loader live: `cards` has CARDS, `loader` has load(card, device, dtype, weights) -> Model
+    and cached_file(model_id) -> Path | None."""
+
+    cards: str
+    loader: str
+
+
+FAMILIES: dict[str, Family] = {
+    "embedded": Family("fdcore.models.embedded_cards", "fdcore.models.embedded"),
+    "orb": Family("fdcore.models.orb_cards", "fdcore.models.orb_pretrained"),
+}
+
+
+@cache
+def list_models() -> tuple[ModelCard, ...]:
+    """Cards of all known models, embedded ones first."""
+    return tuple(card for family in FAMILIES.values() for card in importlib.import_module(family.cards).CARDS)
+
+
+def card(model_id: str) -> ModelCard:
+    """The card of one model; UnknownModelError names the nearest ids."""
+    by_id = {c.id: c for c in list_models()}
+    if model_id not in by_id:
+        near = get_close_matches(model_id, by_id, n=3, cutoff=0.4)
+        hint = f"Did you mean {' or '.join(near)}? " if near else ""
+        raise UnknownModelError(f"There is no model {model_id!r}.", hint + "`fdcore models` lists them all.")
+    return by_id[model_id]
+
+
+def models_covering(numbers: ArrayLike, *, kind: str = "direct") -> tuple[ModelCard, ...]:
+    """The direct-force models trained on every element in `numbers` (atomic numbers)."""
+    return tuple(c for c in list_models() if c.kind == kind and not c.covers(numbers))
+
+
+def is_here(model_card: ModelCard) -> bool:
+    """Whether the weights are on this machine: embedded, or in the package's download cache."""
+    if model_card.weights == "embedded":
+        return True
+    return importlib.import_module(FAMILIES[model_card.family].loader).cached_file(model_card.id) is not None
+
+
+def load_model(
+    id: str | None = None, device: str = "auto", dtype: str = "float32", weights: str | Path | None = None
+) -> Model:
+    """Load a model by its published name; no id loads the embedded default.
+
+    device : "auto" (CUDA, then CPU), "cpu", "cuda", "cuda:1".
+    dtype : "float32" or "float64".
+    weights : a local checkpoint of that model, from a place you trust; nothing is downloaded then.
+
+    Raises UnknownModelError, WeightsError, UsageError.
+    """
+    model_card = card(id or DEFAULT_MODEL)
+    if dtype not in DTYPES:
+        raise UsageError(f"There is no precision {dtype!r}.", f"Use {' or '.join(DTYPES)}.")
+    if model_card.kind != "direct":
+        raise WeightsError(
+            f"{model_card.id} has no direct force head, so there is no second force to compare.",
+            "U_Delta is defined for direct-force models; `fdcore models` lists them.",
+        )
+    loader = importlib.import_module(FAMILIES[model_card.family].loader)
+    path = Path(weights) if weights is not None else None
+    if path is not None and not path.is_file():
+        raise WeightsError(f"There is no file {path}.", "Check the path given with --weights.")
+    return loader.load(model_card, resolve_device(device), dtype, path)
+
+
+def resolve_device(device: str) -> str:
+    """ "auto" to the device that will be used; UsageError when the one asked for is not there."""
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise UsageError(f"There is no device {device!r}.", "Use auto, cpu, cuda or cuda:1.") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UsageError("No CUDA device is available here.", "Use --device cpu, or install a CUDA build of torch.")
+    if kind not in ("cpu", "cuda"):
+        raise UsageError(f"{device!r} is not supported.", "Use auto, cpu, cuda or cuda:1.")
+    return device

@@ -1,0 +1,277 @@
+"""The contract of a model: two forces from one evaluation, and their gradients.
+
+A family is one file with a class derived from `Model` and one row in `fdcore.models.FAMILIES`; the contract tests in
+`tests/contracts` run over every one of them. A model never changes its input, gives the same answer for a structure alone
+and in a batch, and raises rather than return a number it did not compute.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
+
+import ase
+import numpy as np
+from numpy.typing import NDArray
+
+from fdcore.errors import ComputeError, FdcoreError, UnsupportedStructureError, UsageError
+from fdcore.records import Evaluation, Gradients, ModelCard, Structure
+from fdcore.structures import validate
+
+GradientMethod = Literal["auto", "double-backward", "finite-difference"]
+AtomsInput = ase.Atoms | Structure
+
+# Head room between what an evaluation is expected to need and what the machine has left.
+MEMORY_SHARE = 0.7
+
+
+class OutOfMemory(Exception):
+    """A family raises it where its backend ran out of memory; the base class then halves the batch."""
+
+
+class Model(ABC):
+    """One loaded model on one device in one precision; safe to use from several threads (calls are serialised).
+
+    Subclasses implement `_evaluate`, `_gradients`, `_displaced`, `_edge_count` and `bytes_per_edge`.
+    """
+
+    # Edges that one batch may hold: large enough to fill a processor, small enough to stream results.
+    batch_edges: int = 20_000
+
+    def __init__(self, card: ModelCard, device: str, dtype: str) -> None:
+        self.card = card
+        self.device = device
+        self.dtype = dtype
+        self._lock = threading.RLock()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.card.id!r}, device={self.device!r}, dtype={self.dtype!r})"
+
+    # ---- what users call -------------------------------------------------------------------------------------------
+
+    def check(self, atoms: AtomsInput) -> Structure:
+        """The validated Structure, or an error that says why this model cannot read it.
+
+        Raises
+        ------
+        GeometryError, LimitError : from validation.
+        UnsupportedStructureError : an element outside the training set, or charge and spin missing where they are needed.
+        """
+        structure = as_structure(atoms)
+        unknown = self.card.covers(structure.numbers)
+        if unknown:
+            raise UnsupportedStructureError(
+                f"{self.card.id} was not trained on {_and(unknown)}, which {structure.formula} contains.",
+                "Choose a model that covers " + _and(unknown) + " (`fdcore models` lists what each covers).",
+            )
+        if self.card.needs_charge_spin and (structure.charge is None or structure.spin is None):
+            raise UnsupportedStructureError(
+                f"{self.card.id} needs the total charge and the spin multiplicity of {structure.formula}.",
+                "Give both: charge=0 spin=1 in the comment line of the extxyz, --charge and --spin, or the fields on the page.",
+            )
+        return structure
+
+    def evaluate(self, atoms: AtomsInput | Iterable[AtomsInput]) -> list[Evaluation]:
+        """Energy (eV), F_nc and F_c (N, 3) in eV/Å, U_Delta and u_i of each structure; one Atoms gives a list of one.
+
+        Raises the first error met; `evaluate_each` carries on instead.
+        """
+        out = []
+        for item in self.evaluate_each(_listed(atoms)):
+            if isinstance(item, FdcoreError):
+                raise item
+            out.append(item)
+        return out
+
+    def evaluate_each(self, atoms: Iterable[AtomsInput]) -> Iterator[Evaluation | FdcoreError]:
+        """As `evaluate`, in input order, with an FdcoreError in the place of each structure that failed."""
+        for batch in self._batches(atoms):
+            yield from self._run_batch(batch)
+
+    def gradients(
+        self, atoms: AtomsInput | Iterable[AtomsInput], *, method: GradientMethod = "auto"
+    ) -> list[Gradients]:
+        """grad U_Delta (N, 3) in eV/Å^2 and grad E (N, 3) in eV/Å of each structure (what eq. 3 of the paper needs).
+
+        method : "double-backward" is exact and differentiates through F_c = -dE/dR; "finite-difference" replaces only the
+            Hessian-vector product by a central difference of dE/dR along the force difference at fixed graph, and needs
+            about a fifth of the memory; "auto" takes the first unless the second is all that fits.
+        """
+        if method not in ("auto", "double-backward", "finite-difference"):
+            raise UsageError(f"There is no gradient method {method!r}.", "Use auto, double-backward or finite-difference.")
+        out = []
+        for item in _listed(atoms):
+            structure = self.check(item)
+            exact = method == "double-backward"
+            if method == "auto":
+                exact = self.memory_bytes(structure, double_backward=True) < MEMORY_SHARE * self.available_bytes()
+            if not exact:
+                self._require_memory(structure)
+            with self._lock:
+                try:
+                    result = self._gradients(structure, "double-backward" if exact else "finite-difference")
+                except OutOfMemory as error:
+                    raise self._no_memory(structure) from error
+            _require_finite(result.evaluation, self.card.id, structure)
+            if not np.isfinite(result.force_delta_gradient).all():
+                raise ComputeError(f"{self.card.id} gave a gradient of U_Delta that is not finite for {structure.formula}.")
+            out.append(result)
+        return out
+
+    def displaced(self, atoms: AtomsInput, displacements: NDArray[np.float64]) -> list[Evaluation]:
+        """Evaluations at positions + displacements[m], (M, N, 3) in Å, with the neighbour graph of the undisplaced structure.
+
+        What finite-difference checks need: E(R) itself jumps when the graph of a capped model changes.
+        """
+        structure = self.check(atoms)
+        shifts = np.asarray(displacements, dtype=np.float64)
+        if shifts.ndim != 3 or shifts.shape[1:] != (structure.n_atoms, 3):
+            raise UsageError(f"Displacements of shape (M, {structure.n_atoms}, 3) are needed, not {shifts.shape}.")
+        with self._lock:
+            return self._displaced(structure, shifts)
+
+    def memory_bytes(self, structure: Structure, *, double_backward: bool = False) -> float:
+        """Estimated peak memory of one evaluation (or of one exact gradient) beyond the loaded model, in bytes."""
+        return self._edge_count(structure) * self.bytes_per_edge * (5.5 if double_backward else 1.0)
+
+    def available_bytes(self) -> float:
+        """Memory left on the device."""
+        return available_bytes(self.device)
+
+    # ---- what a family implements ----------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def bytes_per_edge(self) -> float:
+        """Peak memory of one evaluation per edge of the graph."""
+
+    @abstractmethod
+    def _edge_count(self, structure: Structure) -> float:
+        """An estimate of the number of edges, cheap enough to ask before every run."""
+
+    @abstractmethod
+    def _evaluate(self, structures: Sequence[Structure]) -> list[Evaluation]: ...
+
+    @abstractmethod
+    def _gradients(self, structure: Structure, method: GradientMethod) -> Gradients: ...
+
+    @abstractmethod
+    def _displaced(self, structure: Structure, displacements: NDArray[np.float64]) -> list[Evaluation]: ...
+
+    # ---- batching --------------------------------------------------------------------------------------------------
+
+    def _batches(self, atoms: Iterable[AtomsInput]) -> Iterator[list[Structure | FdcoreError]]:
+        """Consecutive structures that fit one batch; a structure that fails its check travels as its error."""
+        limit = min(self.batch_edges, MEMORY_SHARE * self.available_bytes() / self.bytes_per_edge)
+        batch: list[Structure | FdcoreError] = []
+        edges = 0.0
+        for item in atoms:
+            try:
+                structure: Structure | FdcoreError = self.check(item)
+            except FdcoreError as error:
+                structure = error
+            more = 0.0 if isinstance(structure, FdcoreError) else self._edge_count(structure)
+            if batch and edges + more > limit:
+                yield batch
+                batch, edges = [], 0.0
+            batch.append(structure)
+            edges += more
+        if batch:
+            yield batch
+
+    def _run_batch(self, batch: Sequence[Structure | FdcoreError]) -> Iterator[Evaluation | FdcoreError]:
+        good = [s for s in batch if isinstance(s, Structure)]
+        results = iter(self._evaluate_halving(good))
+        for item in batch:
+            yield item if isinstance(item, FdcoreError) else next(results)
+
+    def _evaluate_halving(self, structures: Sequence[Structure]) -> list[Evaluation | FdcoreError]:
+        """Evaluate a batch; out of memory halves it, and a single structure that does not fit becomes an error."""
+        if not structures:
+            return []
+        try:
+            if len(structures) == 1:
+                self._require_memory(structures[0])
+            with self._lock:
+                evaluations = self._evaluate(structures)
+        except ComputeError as error:
+            return [error]
+        except OutOfMemory:
+            if len(structures) == 1:
+                return [self._no_memory(structures[0])]
+            half = len(structures) // 2
+            return self._evaluate_halving(structures[:half]) + self._evaluate_halving(structures[half:])
+        out: list[Evaluation | FdcoreError] = []
+        for structure, evaluation in zip(structures, evaluations, strict=True):
+            try:
+                _require_finite(evaluation, self.card.id, structure)
+            except ComputeError as error:
+                out.append(error)
+            else:
+                out.append(evaluation)
+        return out
+
+    def _require_memory(self, structure: Structure) -> None:
+        if self.memory_bytes(structure) > self.available_bytes():
+            raise self._no_memory(structure)
+
+    def _no_memory(self, structure: Structure) -> ComputeError:
+        return ComputeError(
+            f"{structure.formula} ({structure.n_atoms} atoms) needs about "
+            f"{self.memory_bytes(structure) / 1e9:.1f} GB with {self.card.id}; {self.available_bytes() / 1e9:.1f} GB are free.",
+            "Use a smaller cell, a smaller model, float32, or a machine with more memory.",
+        )
+
+
+def as_structure(atoms: AtomsInput) -> Structure:
+    """A validated Structure from either kind of input; ase.Atoms are validated, a Structure already was."""
+    if isinstance(atoms, Structure):
+        return atoms
+    if isinstance(atoms, ase.Atoms):
+        return validate(Structure.from_atoms(atoms))
+    raise UsageError(f"ase.Atoms or fdcore Structures can be evaluated, not {type(atoms).__name__}.")
+
+
+def available_bytes(device: str) -> float:
+    """Free memory on `device` ("cpu", "cuda", "cuda:1", "mps"), in bytes."""
+    if device.startswith("cuda"):
+        import torch
+
+        return float(torch.cuda.mem_get_info(torch.device(device))[0])
+    try:
+        with open("/proc/meminfo") as lines:
+            free = next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        # No /proc (macOS): half of the physical memory is what a user's desktop usually leaves.
+        return 0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(free, _cgroup_bytes())
+
+
+def _cgroup_bytes() -> float:
+    """What a container's limit leaves; infinite outside one."""
+    try:
+        with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as used:
+            text = limit.read().strip()
+            return float("inf") if text == "max" else float(text) - float(used.read())
+    except (OSError, ValueError):
+        return float("inf")
+
+
+def _listed(atoms: AtomsInput | Iterable[AtomsInput]) -> Iterable[AtomsInput]:
+    return [atoms] if isinstance(atoms, (ase.Atoms, Structure)) else atoms
+
+
+def _and(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
+
+
+def _require_finite(evaluation: Evaluation, model_id: str, structure: Structure) -> None:
+    arrays = (evaluation.forces_direct, evaluation.forces_conservative)
+    if not (np.isfinite(evaluation.energy) and all(np.isfinite(a).all() for a in arrays)):
+        raise ComputeError(
+            f"{model_id} gave an energy or a force that is not a finite number for {structure.formula}.",
+            "Look at the structure: two atoms may nearly coincide.",
+        )

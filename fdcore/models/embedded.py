@@ -1,0 +1,30 @@
+"""The embedded models: small Orb-v3-style networks trained in `training/`, loaded from safetensors."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from fdcore import data
+from fdcore.errors import WeightsError
+from fdcore.models import small_orb
+from fdcore.models.orb import OrbModel
+from fdcore.records import ModelCard
+
+
+def load(card: ModelCard, device: str, dtype: str, weights: Path | None = None) -> OrbModel:
+    """Load shipped weights (checked against the card's SHA-256) or another file of the same format."""
+    path = weights or data.path("models", f"{card.id}.safetensors")
+    if weights is None and hashlib.sha256(path.read_bytes()).hexdigest() != card.sha256:
+        raise WeightsError(
+            f"The shipped weights of {card.id} are not the ones its card describes.",
+            "Install the package again.",
+        )
+    module, adapter, _, _ = small_orb.load(path, device=device, dtype=dtype)
+    return OrbModel(card, module, adapter, device, dtype)
+
+
+def cached_file(model_id: str) -> Path | None:
+    """The shipped file."""
+    path = data.path("models", f"{model_id}.safetensors")
+    return path if path.is_file() else None

@@ -1,0 +1,304 @@
+"""The Orb family (orb-models 0.7): E, F_nc and F_c from one neighbour graph, one forward and one backward pass.
+
+Sources: Neumann et al. 2024 (Orb v2), Rhodes et al. 2025 (Orb v3). The conservative force is the gradient of the energy
+with respect to the positions at fixed graph: edge vectors are made a differentiable function of the positions, and the
+package's own modules do the rest. The package's `predict` is not used because it evaluates heads nobody asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ase
+import numpy as np
+import torch
+import warp
+from numpy.typing import NDArray
+
+# The neighbour-list kernels greet on stdout, which belongs to the caller (`fdcore score --json -`).
+warp.config.quiet = True
+
+from orb_models.common.atoms.batch.graph_batch import AtomGraphs
+from orb_models.common.models.nn_util import ChargeSpinConditioner
+from orb_models.forcefield.forcefield_adapter import ForcefieldAtomsAdapter
+from orb_models.forcefield.models.conservative_regressor import ConservativeForcefieldRegressor
+from orb_models.forcefield.models.direct_regressor import DirectForcefieldRegressor
+
+from fdcore.errors import WeightsError
+from fdcore.models.base import GradientMethod, Model, OutOfMemory
+from fdcore.records import Evaluation, Gradients, ModelCard, Structure
+
+# Below this U_Delta (eV/Å) its gradient is numerical noise: a square root has no gradient at zero.
+ZERO_FORCE_DELTA = 1e-10
+# The longest step (Å) of an atom in the central difference of the low-memory gradient, by precision.
+HVP_STEP_A = {torch.float32: 5e-3, torch.float64: 1e-4}
+
+Regressor = DirectForcefieldRegressor | ConservativeForcefieldRegressor
+
+
+@dataclass
+class TwoForces:
+    """Torch tensors of one pass over a batch: energy (S,) float64 eV; forces (A, 3) eV/Å; confidence (A,) eV/Å."""
+
+    positions: torch.Tensor
+    energy: torch.Tensor
+    forces_direct: torch.Tensor | None
+    forces_conservative: torch.Tensor | None
+    confidence: torch.Tensor | None = None
+
+
+class OrbModel(Model):
+    """An Orb module with a direct force head behind the contract of `Model`."""
+
+    def __init__(
+        self, card: ModelCard, module: Regressor, adapter: ForcefieldAtomsAdapter, device: str, dtype: str
+    ) -> None:
+        super().__init__(card, device, dtype)
+        if "forces" not in module.heads:
+            raise WeightsError(
+                f"{card.id} has no direct force head, so there is no second force to compare.",
+                "U_Delta is defined for direct-force models; choose one whose kind is 'direct'.",
+            )
+        # Train mode would let one forward pass move the normalisers (measured: F_nc by 1e-2).
+        self.module = module.eval().requires_grad_(False)
+        self.adapter = adapter
+        self.torch_dtype = getattr(torch, dtype)
+        self.conditioned = isinstance(module.model.conditioner, ChargeSpinConditioner)
+        self._confidence_centres = None
+        if "confidence" in module.heads:
+            edges = module.heads["confidence"].bin_edges
+            self._confidence_centres = 0.5 * (edges[1:] + edges[:-1]).to(device=device, dtype=self.torch_dtype)
+
+    # ---- graphs ----------------------------------------------------------------------------------------------------
+
+    def graphs(self, structures: Sequence[Structure], max_num_neighbors: int | None = None) -> AtomGraphs:
+        """One batch, in the order given.
+
+        Models that cap their neighbours get each graph built alone: in a perfect crystal the cap splits a shell, and which
+        neighbours survive must not depend on the partners in the batch. The others use the package's batched builder;
+        crystals and molecules are built apart because it takes only one kind at a time.
+        """
+        atoms = [self._atoms(s) for s in structures]
+        options: dict[str, Any] = {
+            "device": self.device,
+            "output_dtype": self.torch_dtype,
+            "max_num_neighbors": max_num_neighbors,
+        }
+        if len(atoms) == 1 or self.card.neighbour_cap is not None:
+            parts = [self.adapter.from_ase_atoms(a, **options) for a in atoms]
+            return parts[0] if len(parts) == 1 else AtomGraphs.batch(parts)
+        kinds = {s.periodic for s in structures}
+        if len(kinds) == 1:
+            return self.adapter.from_ase_atoms_list(atoms, **options)
+        parts = [self.adapter.from_ase_atoms(a, **options) for a in atoms]
+        return AtomGraphs.batch(parts)
+
+    def _atoms(self, structure: Structure) -> ase.Atoms:
+        # The package decides by `cell == 0` whether to remove the net torque, so a molecule's cell must be zero.
+        cell = structure.cell if structure.periodic else np.zeros((3, 3))
+        atoms = ase.Atoms(numbers=structure.numbers, positions=structure.positions, cell=cell, pbc=structure.pbc)
+        if self.conditioned:
+            atoms.info = {"charge": structure.charge, "spin": structure.spin}
+        return atoms
+
+    def graph_tie_A(self, structures: Sequence[Structure], batch: AtomGraphs) -> list[float | None]:
+        """Per structure the smallest gap (Å) between the last neighbour kept and the first one dropped, None without a cut."""
+        cap = int(self.adapter.max_num_neighbors or 0)
+        per_node = torch.bincount(batch.senders, minlength=len(batch.node_batch_index))
+        full = torch.zeros(len(structures), dtype=torch.bool, device=per_node.device)
+        full[batch.node_batch_index[per_node >= cap]] = True
+        out: list[float | None] = [None] * len(structures)
+        for index in torch.nonzero(full).flatten().tolist():
+            wide = self.graphs([structures[index]], max_num_neighbors=4 * cap)
+            lengths = wide.edge_features["vectors"].norm(dim=-1)
+            order = torch.argsort(lengths, stable=True)
+            order = order[torch.argsort(wide.senders[order], stable=True)]
+            counts = torch.bincount(wide.senders, minlength=structures[index].n_atoms)
+            starts = torch.cumsum(counts, 0) - counts
+            cut = starts[counts > cap]
+            if len(cut):
+                sorted_lengths = lengths[order]
+                out[index] = float((sorted_lengths[cut + cap] - sorted_lengths[cut + cap - 1]).min())
+        return out
+
+    # ---- one pass --------------------------------------------------------------------------------------------------
+
+    def two_forces(
+        self,
+        batch: AtomGraphs,
+        *,
+        direct: bool = True,
+        conservative: bool = True,
+        confidence: bool = False,
+        create_graph: bool = False,
+    ) -> TwoForces:
+        """The pass itself; `direct=True, conservative=False` is the plain F_nc evaluation that direct MD runs.
+
+        The batch's positions become a leaf of the graph; senders, receivers and periodic shifts stay as they are.
+        """
+        positions = batch.node_features["positions"].detach().clone()
+        batch.node_features["positions"] = positions
+        with torch.set_grad_enabled(conservative or create_graph):
+            vectors, _, _ = batch.compute_differentiable_edge_vectors(
+                use_stress_displacement=False, use_rotation=False
+            )
+            batch.edge_features["vectors"] = vectors
+            heads = self.module.heads
+            node_features = self.module.model(batch)["node_features"]
+            energy = heads["energy"].predict(node_features, batch, fp64=True)
+            forces_direct = heads["forces"].predict(node_features, batch) if direct else None
+            if self.module.pair_repulsion:
+                repulsion = self.module.pair_repulsion_fn(batch)
+                energy = energy + repulsion["energy"]
+                # Conservative regressors train their direct head on the whole force; direct ones add ZBL to it.
+                if forces_direct is not None and "forces" in repulsion:
+                    forces_direct = forces_direct + repulsion["forces"]
+            expected = None
+            if confidence and self._confidence_centres is not None:
+                with torch.no_grad():
+                    expected = heads["confidence"].predict(node_features, batch) @ self._confidence_centres
+            forces_conservative = None
+            if conservative:
+                (energy_gradient,) = torch.autograd.grad(energy.sum(), positions, create_graph=create_graph)
+                forces_conservative = -energy_gradient
+        return TwoForces(positions, energy, forces_direct, forces_conservative, expected)
+
+    def _evaluate(self, structures: Sequence[Structure]) -> list[Evaluation]:
+        def run() -> list[Evaluation]:
+            batch = self.graphs(structures)
+            ties = self.graph_tie_A(structures, batch)
+            return _records(self.two_forces(batch, confidence=True), batch, ties)
+
+        return _guarded(run)
+
+    def _displaced(self, structure: Structure, displacements: NDArray[np.float64]) -> list[Evaluation]:
+        def run() -> list[Evaluation]:
+            one = self.graphs([structure])
+            per_batch = max(1, int(self.batch_edges // max(1, len(one.senders))))
+            out: list[Evaluation] = []
+            for start in range(0, len(displacements), per_batch):
+                part = displacements[start : start + per_batch]
+                batch = AtomGraphs.batch([one] * len(part)) if len(part) > 1 else one.clone()
+                shift = torch.as_tensor(part.reshape(-1, 3), dtype=self.torch_dtype, device=self.device)
+                batch.node_features["positions"] = batch.node_features["positions"].detach() + shift
+                out += _records(self.two_forces(batch, confidence=True), batch, [None] * len(part))
+            return out
+
+        return _guarded(run)
+
+    # ---- gradients -------------------------------------------------------------------------------------------------
+
+    def _gradients(self, structure: Structure, method: GradientMethod) -> Gradients:
+        def run() -> Gradients:
+            batch = self.graphs([structure])
+            ties = self.graph_tie_A([structure], batch)
+            exact = method == "double-backward"
+            squares_gradient, forces = (_double_backward if exact else _central_difference)(self, batch)
+            evaluation = _records(forces, batch, ties)[0]
+            # U = sqrt(s / 3N), so grad U = grad s / (6 N U): differentiating s keeps U = 0 free of 0/0.
+            at_zero = evaluation.force_delta < ZERO_FORCE_DELTA
+            gradient = np.zeros_like(evaluation.forces_direct)
+            if not at_zero:
+                gradient = _array(squares_gradient) / (6 * structure.n_atoms * evaluation.force_delta)
+            return Gradients(evaluation, gradient, -evaluation.forces_conservative, at_zero)
+
+        return _guarded(run)
+
+    # ---- memory ----------------------------------------------------------------------------------------------------
+
+    @property
+    def bytes_per_edge(self) -> float:
+        """Activations of the edge networks that one forward pass saves: 65 kB for the full Orb v3 in float32 (measured: 64)."""
+        stacks = self.module.model.gnn_stacks
+        layers = [p for name, p in stacks[0].named_parameters() if "_edge_mlp" in name and p.ndim == 2]
+        width = layers[0].shape[1] + sum(layer.shape[0] for layer in layers)
+        return 1.05 * len(stacks) * width * self.torch_dtype.itemsize
+
+    def _edge_count(self, structure: Structure) -> float:
+        """Mean density times the cutoff sphere, bounded by the cap and, for molecules, by the number of pairs."""
+        radius, cap = float(self.adapter.radius or 0), float(self.adapter.max_num_neighbors or np.inf)
+        if structure.periodic:
+            density = structure.n_atoms / abs(np.linalg.det(structure.cell))
+        else:
+            extent = np.ptp(structure.positions, axis=0) + 3.0
+            density = structure.n_atoms / np.prod(extent)
+        per_atom = density * 4 / 3 * np.pi * radius**3
+        if not structure.periodic:
+            per_atom = min(per_atom, structure.n_atoms - 1)
+        return structure.n_atoms * min(per_atom, cap)
+
+
+def _double_backward(model: OrbModel, batch: AtomGraphs) -> tuple[torch.Tensor, TwoForces]:
+    """grad of s = sum |F_nc - F_c|^2 by differentiating through F_c = -dE/dR."""
+    forces = model.two_forces(batch, confidence=True, create_graph=True)
+    assert forces.forces_direct is not None and forces.forces_conservative is not None
+    squares = ((forces.forces_direct - forces.forces_conservative) ** 2).sum()
+    (gradient,) = torch.autograd.grad(squares, forces.positions)
+    return gradient, forces
+
+
+def _central_difference(model: OrbModel, batch: AtomGraphs) -> tuple[torch.Tensor, TwoForces]:
+    """grad s = 2 (J_nc^T d + H d) with d = F_nc - F_c: the first term by one more backward pass, the second, the Hessian of
+    the energy times d, by a central difference of dE/dR along d at fixed graph. No graph of a graph is ever kept."""
+    # create_graph keeps the forward graph for J_nc^T d; the energy's backward graph is not built.
+    forces = model.two_forces(batch, confidence=True, conservative=False, create_graph=True)
+    assert forces.forces_direct is not None
+    (energy_gradient,) = torch.autograd.grad(forces.energy.sum(), forces.positions, retain_graph=True)
+    difference = (forces.forces_direct + energy_gradient).detach()
+    (direct_term,) = torch.autograd.grad((forces.forces_direct * difference).sum(), forces.positions)
+    forces.forces_conservative = -energy_gradient
+    forces.forces_direct = forces.forces_direct.detach()
+    longest = difference.norm(dim=-1).max()
+    if longest == 0:
+        return torch.zeros_like(difference), forces
+    step = HVP_STEP_A[model.torch_dtype] / longest
+    centre = forces.positions.detach()
+    ends = []
+    for sign in (1.0, -1.0):
+        batch.node_features["positions"] = centre + sign * step * difference
+        end = model.two_forces(batch, direct=False)
+        assert end.forces_conservative is not None
+        ends.append(-end.forces_conservative)
+    hessian_term = (ends[0] - ends[1]) / (2 * step)
+    return 2 * (direct_term + hessian_term), forces
+
+
+def _records(forces: TwoForces, batch: AtomGraphs, ties: Sequence[float | None]) -> list[Evaluation]:
+    assert forces.forces_direct is not None and forces.forces_conservative is not None
+    counts = batch.n_node.tolist()
+    ends = np.cumsum(counts)
+    energy = _array(forces.energy).reshape(-1)
+    direct, conservative = _array(forces.forces_direct), _array(forces.forces_conservative)
+    confidence = None if forces.confidence is None else _array(forces.confidence)
+    out = []
+    for index, (count, end) in enumerate(zip(counts, ends, strict=True)):
+        rows = slice(end - count, end)
+        out.append(
+            Evaluation(
+                energy=float(energy[index]),
+                forces_direct=direct[rows],
+                forces_conservative=conservative[rows],
+                confidence=None if confidence is None else confidence[rows],
+                graph_tie_A=ties[index],
+            )
+        )
+    return out
+
+
+def _array(tensor: torch.Tensor) -> NDArray[np.float64]:
+    return tensor.detach().to("cpu", torch.float64).numpy()
+
+
+def _guarded[T](run: Callable[[], T]) -> T:
+    """Turn the backend's out-of-memory errors into the one the base class acts on."""
+    try:
+        return run()
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise OutOfMemory from error
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
+            raise OutOfMemory from error
+        raise
