@@ -232,7 +232,6 @@ class Score:
     model_id: str
     evaluation: Evaluation
     verdict: Verdict
-    seconds: float
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from orb_models.forcefield.models.conservative_regressor import ConservativeForc
 from orb_models.forcefield.models.direct_regressor import DirectForcefieldRegressor
 
 from fdcore.errors import WeightsError
-from fdcore.models.base import GradientMethod, Model, OutOfMemory
+from fdcore.models.base import GradientMethod, Model, OutOfMemory, estimated_edges
 from fdcore.records import Evaluation, Gradients, ModelCard, Structure
 
 # Below this U_Delta (eV/Å) its gradient is numerical noise: a square root has no gradient at zero.
@@ -217,17 +217,7 @@ class OrbModel(Model):
         return 1.05 * len(stacks) * width * self.torch_dtype.itemsize
 
     def _edge_count(self, structure: Structure) -> float:
-        """Mean density times the cutoff sphere, bounded by the cap and, for molecules, by the number of pairs."""
-        radius, cap = float(self.adapter.radius or 0), float(self.adapter.max_num_neighbors or np.inf)
-        if structure.periodic:
-            density = structure.n_atoms / abs(np.linalg.det(structure.cell))
-        else:
-            extent = np.ptp(structure.positions, axis=0) + 3.0
-            density = structure.n_atoms / np.prod(extent)
-        per_atom = density * 4 / 3 * np.pi * radius**3
-        if not structure.periodic:
-            per_atom = min(per_atom, structure.n_atoms - 1)
-        return structure.n_atoms * min(per_atom, cap)
+        return estimated_edges(structure, float(self.adapter.radius or 0), self.adapter.max_num_neighbors)
 
 
 def _double_backward(model: OrbModel, batch: AtomGraphs) -> tuple[torch.Tensor, TwoForces]:

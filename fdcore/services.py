@@ -1,0 +1,198 @@
+"""What a page or the command line may ask. Everything here takes and gives frozen records; nothing here draws or prints."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+from numpy.typing import ArrayLike
+
+from fdcore import data, models
+from fdcore.distribution import reference_distribution
+from fdcore.errors import FdcoreError
+from fdcore.export import provenance
+from fdcore.models.base import Model, available_bytes, estimated_edges, guessed_bytes_per_edge, guessed_seconds_per_edge
+from fdcore.records import Failure, ModelCard, Score, Structure
+from fdcore.structures import Limits, Parsed, Source, read_paths, read_sources, with_charge_spin
+from fdcore.verdict import judge
+
+__all__ = [
+    "Estimate",
+    "Example",
+    "Limits",
+    "Parsed",
+    "Source",
+    "available_models",
+    "card",
+    "command_line",
+    "default_model_id",
+    "estimate",
+    "example_source",
+    "examples",
+    "list_models",
+    "load_model",
+    "model_is_here",
+    "models_covering",
+    "read_paths",
+    "read_sources",
+    "score",
+    "settings",
+    "with_charge_spin",
+]
+
+load_model = models.load_model
+card = models.card
+model_is_here = models.is_here
+
+
+def list_models() -> tuple[ModelCard, ...]:
+    """Cards of every model that can be scored (it has a direct force head), embedded ones first."""
+    return tuple(c for c in models.list_models() if c.kind == "direct")
+
+
+def available_models() -> tuple[ModelCard, ...]:
+    """Those whose weights are on this machine."""
+    return tuple(c for c in list_models() if model_is_here(c))
+
+
+def default_model_id() -> str:
+    """The embedded model that needs no download."""
+    return models.DEFAULT_MODEL
+
+
+def models_covering(numbers: ArrayLike) -> tuple[ModelCard, ...]:
+    """Direct-force models trained on every element in `numbers` (atomic numbers)."""
+    return models.models_covering(numbers)
+
+
+# ---- scoring -------------------------------------------------------------------------------------------------------
+
+
+def score(model: Model, structures: Iterable[Structure]) -> Iterator[Score | Failure]:
+    """Score structures in input order; one that fails becomes a Failure and the others go on."""
+    listed = list(structures)
+    reference = reference_distribution(model.card.id)
+    for structure, result in zip(listed, model.evaluate_each(listed), strict=True):
+        if isinstance(result, FdcoreError):
+            yield Failure(file=structure.file, error=result.message, hint=result.hint, index=structure.index)
+        else:
+            verdict = judge(structure, result, model.card, reference)
+            yield Score(structure=structure, model_id=model.card.id, evaluation=result, verdict=verdict)
+
+
+def settings(model: Model) -> dict:
+    """Provenance of results made with this loaded model."""
+    return provenance(model.card, device=model.device, dtype=model.dtype, weights=model.weights_sha256)
+
+
+# ---- cost ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What scoring will cost: wall time in seconds, peak memory in MB, and whether it fits; `text` says it in words.
+
+    measured: False while the time is a guess from the model's size (before its first batches here).
+    """
+
+    seconds: float
+    memory_MB: float
+    available_MB: float
+    fits: bool
+    measured: bool
+    text: str
+
+
+def estimate(model: Model | ModelCard, structures: Sequence[Structure], dtype: str = "float32") -> Estimate:
+    """Estimate the cost of scoring `structures` with a loaded model, or roughly with a model that is not loaded yet."""
+    if isinstance(model, Model):
+        seconds = model.seconds(structures)
+        largest = max((model.memory_bytes(s) for s in structures), default=0.0)
+        available, measured = model.available_bytes(), model.speed_is_measured
+    else:
+        edges = [estimated_edges(s, model.cutoff_A, model.neighbour_cap) for s in structures]
+        doubled = 2.0 if dtype == "float64" else 1.0
+        seconds = sum(edges) * guessed_seconds_per_edge(model) * doubled
+        largest = max(edges, default=0.0) * guessed_bytes_per_edge(model) * doubled
+        available, measured = available_bytes("cpu"), False
+    fits = largest < available
+    text = f"about {_duration(seconds)}, {_memory(largest)} of {_memory(available)} free"
+    if not measured:
+        text += " (a guess until this model has run here)"
+    return Estimate(seconds, largest / 1e6, available / 1e6, fits, measured, text)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 1:
+        return "a second"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _memory(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(size / 1e6, 1):.0f} MB"
+
+
+# ---- examples ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Example:
+    """A structure file that travels with the package, described by its card."""
+
+    id: str
+    title: str
+    file: str
+    description: str
+    source: str
+    licence: str
+
+
+@cache
+def examples() -> tuple[Example, ...]:
+    """The shipped examples in the order of their cards file."""
+    cards = json.loads(data.path("examples", "cards.json").read_text())
+    known = ("title", "file", "description", "source", "licence")
+    return tuple(Example(id=c["file"].rsplit(".", 1)[0], **{k: c[k] for k in known}) for c in cards)
+
+
+def example_source(example: Example) -> Source:
+    """The example as if the user had brought it."""
+    return Source(name=example.file, data=data.path("examples", example.file).read_bytes())
+
+
+# ---- repeat this ---------------------------------------------------------------------------------------------------
+
+
+def command_line(
+    files: Sequence[str], model_id: str, *, dtype: str = "float32", charge: int | None = None, spin: int | None = None
+) -> str:
+    """The command that repeats what a page did; options at their default are left out."""
+    words = ["fdcore", "score", *files]
+    if model_id != default_model_id():
+        words += ["--model", model_id]
+    if dtype != "float32":
+        words += ["--dtype", dtype]
+    if charge is not None:
+        words += ["--charge", str(charge)]
+    if spin is not None:
+        words += ["--spin", str(spin)]
+    return shlex.join(words)
+
+
+def apply_charge_spin(
+    structures: Iterable[Structure], charge: int | None = None, spin: int | None = None
+) -> tuple[Structure, ...]:
+    """Charge (e) and spin multiplicity for every structure whose file is silent about them."""
+    return tuple(
+        replace(
+            s,
+            charge=s.charge if s.charge is not None else charge,
+            spin=s.spin if s.spin is not None else spin,
+        )
+        for s in structures
+    )
