@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 from numpy.typing import ArrayLike
@@ -182,17 +182,3 @@ def command_line(
     if spin is not None:
         words += ["--spin", str(spin)]
     return shlex.join(words)
-
-
-def apply_charge_spin(
-    structures: Iterable[Structure], charge: int | None = None, spin: int | None = None
-) -> tuple[Structure, ...]:
-    """Charge (e) and spin multiplicity for every structure whose file is silent about them."""
-    return tuple(
-        replace(
-            s,
-            charge=s.charge if s.charge is not None else charge,
-            spin=s.spin if s.spin is not None else spin,
-        )
-        for s in structures
-    )

@@ -7,11 +7,13 @@ and in a batch, and raises rather than return a number it did not compute.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Literal
 
 import ase
@@ -51,6 +53,8 @@ class Model(ABC):
         # What one edge costs in one evaluation: a guess from the model's size until the first batches were timed.
         self.seconds_per_edge = guessed_seconds_per_edge(card)
         self._batches_timed = 0
+        # Loaders replace it by the hash of the file they read; the card knows it for embedded weights.
+        self.weights_sha256 = card.sha256
         self._lock = threading.RLock()
 
     def __repr__(self) -> str:
@@ -107,7 +111,9 @@ class Model(ABC):
             about a fifth of the memory; "auto" takes the first unless the second is all that fits.
         """
         if method not in ("auto", "double-backward", "finite-difference"):
-            raise UsageError(f"There is no gradient method {method!r}.", "Use auto, double-backward or finite-difference.")
+            raise UsageError(
+                f"There is no gradient method {method!r}.", "Use auto, double-backward or finite-difference."
+            )
         out = []
         for item in _listed(atoms):
             structure = self.check(item)
@@ -123,7 +129,9 @@ class Model(ABC):
                     raise self._no_memory(structure) from error
             _require_finite(result.evaluation, self.card.id, structure)
             if not np.isfinite(result.force_delta_gradient).all():
-                raise ComputeError(f"{self.card.id} gave a gradient of U_Delta that is not finite for {structure.formula}.")
+                raise ComputeError(
+                    f"{self.card.id} gave a gradient of U_Delta that is not finite for {structure.formula}."
+                )
             out.append(result)
         return out
 
@@ -147,6 +155,11 @@ class Model(ABC):
     def seconds(self, structures: Iterable[Structure]) -> float:
         """Estimated wall time of evaluating these structures, in seconds."""
         return self.seconds_per_edge * sum(self._edge_count(s) for s in structures)
+
+    @property
+    def speed_is_measured(self) -> bool:
+        """Whether `seconds` rests on batches timed here, not on a guess from the model's size."""
+        return self._batches_timed >= 2
 
     def available_bytes(self) -> float:
         """Memory left on the device."""
@@ -295,6 +308,12 @@ def available_bytes(device: str) -> float:
         # No /proc (macOS): half of the physical memory is what a user's desktop usually leaves.
         return 0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min(free, _cgroup_bytes())
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _cgroup_bytes() -> float:

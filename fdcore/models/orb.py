@@ -141,9 +141,7 @@ class OrbModel(Model):
         positions = batch.node_features["positions"].detach().clone()
         batch.node_features["positions"] = positions
         with torch.set_grad_enabled(conservative or create_graph):
-            vectors, _, _ = batch.compute_differentiable_edge_vectors(
-                use_stress_displacement=False, use_rotation=False
-            )
+            vectors, _, _ = batch.compute_differentiable_edge_vectors(use_stress_displacement=False, use_rotation=False)
             batch.edge_features["vectors"] = vectors
             heads = self.module.heads
             node_features = self.module.model(batch)["node_features"]

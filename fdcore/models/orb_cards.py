@@ -19,7 +19,10 @@ V2 = "Neumann et al. 2024, Orb: A Fast, Scalable Neural Network Potential, arXiv
 V3 = "Rhodes et al. 2025, Orb-v3: atomistic simulation at scale, arXiv:2504.06231"
 PROOF = "central differences in float64 at fixed graph, same architecture with random weights (tests/contracts)"
 
-MPA = ("MPtrj and Alexandria: inorganic crystals, relaxations and off-equilibrium frames", "PBE / PBE+U, Materials Project settings")
+MPA = (
+    "MPtrj and Alexandria: inorganic crystals, relaxations and off-equilibrium frames",
+    "PBE / PBE+U, Materials Project settings",
+)
 MPA_D3 = (MPA[0], "PBE / PBE+U with D3 dispersion, Materials Project settings")
 OMAT = ("OMat24: ab initio MD and rattled inorganic crystals", "PBE / PBE+U, OMat24 settings (newer pseudopotentials)")
 OMOL = ("OMol25: molecules, complexes, electrolytes, charged and open-shell", "omegaB97M-V/def2-TZVPD")

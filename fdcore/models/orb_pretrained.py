@@ -16,6 +16,7 @@ import torch
 from orb_models.forcefield.pretrained import ORB_PRETRAINED_MODELS
 
 from fdcore.errors import WeightsError
+from fdcore.models.base import file_sha256
 from fdcore.models.orb import OrbModel, Regressor
 from fdcore.records import ModelCard
 
@@ -37,13 +38,16 @@ def load(card: ModelCard, device: str, dtype: str, weights: Path | None = None) 
     with _LOADING, _global_settings_kept():
         try:
             module, adapter = loader(**options)
-            keys = _checkpoint_keys(weights if weights is not None else cached_file(card.id))
+            file = weights if weights is not None else cached_file(card.id)
+            keys = _checkpoint_keys(file)
         except WeightsError:
             raise
         except Exception as error:
             raise _weights_error(card, weights, error) from error
     _require_heads(card, module, keys)
-    return OrbModel(card, module, adapter, device, dtype)
+    model = OrbModel(card, module, adapter, device, dtype)
+    model.weights_sha256 = file_sha256(file) if file is not None else ""
+    return model
 
 
 def cached_file(model_id: str) -> Path | None:
@@ -104,7 +108,9 @@ def _require_heads(card: ModelCard, module: Regressor, keys: frozenset[str] | No
         return
     # A file of the backbone alone would be loaded with every head random.
     needed = [k for k in module.state_dict() if k.startswith(("heads.energy.", "heads.forces.", "heads.confidence."))]
-    missing = sorted({".".join(k.split(".")[:2]) for k in needed if k not in keys and not k.endswith("num_batches_tracked")})
+    missing = sorted(
+        {".".join(k.split(".")[:2]) for k in needed if k not in keys and not k.endswith("num_batches_tracked")}
+    )
     if missing:
         raise WeightsError(
             f"The weights for {card.id} lack {', '.join(missing)}: the force or energy would be random numbers.",

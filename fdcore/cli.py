@@ -1,0 +1,284 @@
+"""The command line: the same verbs as the pages. Results go to stdout, everything else to stderr.
+
+Exit codes: 0 every file was scored, 1 some were not (the others still are), 2 wrong usage or no model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TextIO
+
+from tqdm import tqdm
+
+from fdcore import __version__, services
+from fdcore.errors import FdcoreError, UsageError
+from fdcore.records import Failure, ModelCard, Score
+
+EXIT_OK, EXIT_PARTLY, EXIT_USAGE = 0, 1, 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `fdcore`."""
+    arguments = build_parser().parse_args(argv)
+    with _stdout_for_results() as results:
+        try:
+            return arguments.run(arguments, results)
+        except FdcoreError as error:
+            print(f"fdcore: {error.message}", file=sys.stderr)
+            if error.hint:
+                print(f"        {error.hint}", file=sys.stderr)
+            return EXIT_USAGE
+        except BrokenPipeError:
+            # `fdcore score ... | head`: the reader has gone, which is not an error of ours.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), results.fileno())
+            return EXIT_OK
+        except KeyboardInterrupt:
+            print("\nfdcore: stopped", file=sys.stderr)
+            return 130
+
+
+class _stdout_for_results:
+    """Libraries print (kernel compilers, download bars): inside this context their stdout is stderr, and only what is
+    written to the yielded stream reaches the real one. Works on the descriptor, so C code is covered too."""
+
+    def __enter__(self) -> TextIO:
+        sys.stdout.flush()
+        try:
+            self._kept = os.dup(1)
+        except OSError:
+            self._kept = None
+            return sys.stdout
+        self._stream = os.fdopen(os.dup(self._kept), "w", encoding="utf-8")
+        os.dup2(2, 1)
+        return self._stream
+
+    def __exit__(self, *_: object) -> None:
+        if self._kept is None:
+            return
+        sys.stdout.flush()
+        with contextlib.suppress(BrokenPipeError):
+            self._stream.close()
+        os.dup2(self._kept, 1)
+        os.close(self._kept)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all verbs."""
+    parser = argparse.ArgumentParser(
+        prog="fdcore", description="When to stop trusting a direct-force machine-learned potential."
+    )
+    parser.add_argument("--version", action="version", version=f"fdcore {__version__}")
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+
+    score = verbs.add_parser("score", help="U_Delta, the verdict and the atoms that cause it, for structure files")
+    score.add_argument("files", nargs="+", metavar="FILE", help="CIF, POSCAR, xyz or extxyz; - reads standard input")
+    _model_options(score)
+    score.add_argument("--charge", type=int, help="total charge in e, where a file is silent")
+    score.add_argument("--spin", type=int, help="spin multiplicity 2S+1, where a file is silent")
+    score.add_argument("--json", metavar="PATH", help="write one JSON document; - for standard output and nothing else")
+    score.add_argument("--csv", metavar="PATH", help="write one row per structure; - for standard output")
+    score.add_argument("--extxyz", metavar="PATH", help="write structures with per-atom arrays; - for standard output")
+    score.set_defaults(run=_score)
+
+    models = verbs.add_parser("models", help="list the models, or check one by finite differences")
+    models.add_argument(
+        "--check", metavar="ID", help="compare F_c and grad U_Delta with central differences in float64"
+    )
+    models.add_argument("--weights", metavar="PATH", help="a local checkpoint of the model to check")
+    models.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    models.add_argument("--json", metavar="PATH", help="write the cards or the check as JSON; - for standard output")
+    models.set_defaults(run=_models)
+
+    app = verbs.add_parser("app", help="open the app in the browser")
+    app.add_argument("--port", type=int, default=8501)
+    app.add_argument("--address", default="localhost", help="0.0.0.0 serves other machines too")
+    app.add_argument("--headless", action="store_true", help="do not open a browser")
+    app.set_defaults(run=_app)
+    return parser
+
+
+def _model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", metavar="ID", default=None, help="`fdcore models` lists them; default: the embedded one"
+    )
+    parser.add_argument("--weights", metavar="PATH", help="a local checkpoint of that model, from a source you trust")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
+
+
+# ---- score ---------------------------------------------------------------------------------------------------------
+
+
+def _score(arguments: argparse.Namespace, results: TextIO) -> int:
+    on_stdout = [name for name in ("json", "csv", "extxyz") if getattr(arguments, name) == "-"]
+    if len(on_stdout) > 1:
+        raise UsageError(
+            "Only one of --json, --csv and --extxyz can write to standard output.", "Give the others a path."
+        )
+    # Output places are tried before anything is computed, so that a long run does not end in a typing mistake.
+    for name in ("json", "csv", "extxyz"):
+        _require_writable(getattr(arguments, name))
+    from fdcore import export
+
+    parsed = _read(arguments.files)
+    structures = [services.with_charge_spin(s, arguments.charge, arguments.spin) for s in parsed.structures]
+    model = services.load_model(arguments.model, arguments.device, arguments.dtype, arguments.weights)
+    failures = list(parsed.failures)
+    scores: list[Score] = []
+    try:
+        for item in _progress(services.score(model, structures), len(structures)):
+            (scores if isinstance(item, Score) else failures).append(item)  # type: ignore[arg-type]
+    finally:
+        # Ctrl-C keeps what was scored.
+        settings = services.settings(model)
+        _write(arguments.json, lambda: export.scores_json(scores, failures, model.card.id, settings), results)
+        _write(arguments.csv, lambda: export.scores_csv(scores, failures), results)
+        if scores:
+            _write(arguments.extxyz, lambda: export.scores_extxyz(scores, settings), results)
+    if not on_stdout:
+        _print_scores(scores, failures, model.card, results)
+    else:
+        _print_failures(failures)
+    return EXIT_PARTLY if failures else EXIT_OK
+
+
+def _read(files: Sequence[str]) -> services.Parsed:
+    if "-" not in files:
+        return services.read_paths(files)
+    if len(files) > 1:
+        raise UsageError("Standard input (-) cannot be mixed with files.", "Give files only, or - only.")
+    return services.read_sources([services.Source(name="standard input", data=sys.stdin.buffer.read())])
+
+
+def _print_scores(scores: Sequence[Score], failures: Sequence[Failure], card: ModelCard, out: TextIO) -> None:
+    if scores:
+        width = max(len(_label(s)) for s in scores)
+        print(f"{'structure':<{width}}  {'formula':<16} atoms  U_Delta eV/Å  worst atom     verdict", file=out)
+        for score in sorted(scores, key=lambda s: -s.evaluation.force_delta):
+            per_atom = score.evaluation.force_delta_per_atom
+            worst = int(per_atom.argmax())
+            print(
+                f"{_label(score):<{width}}  {score.structure.formula:<16.16} {score.structure.n_atoms:5d}  "
+                f"{score.evaluation.force_delta:12.4g}  {score.structure.symbols[worst] + str(worst):<6} "
+                f"{per_atom[worst]:<6.3g}  {score.verdict.level}",
+                file=out,
+            )
+        if len(scores) == 1:
+            print(f"\n{scores[0].verdict.sentence}", file=out)
+            for item in scores[0].verdict.evidence:
+                print(f"  {item.status:<7} {item.name}: {item.text}", file=out)
+        for score in scores:
+            for warning in score.structure.warnings:
+                print(f"note: {_label(score)}: {warning}", file=sys.stderr)
+        print(f"\nmodel {card.id}; training reference: {card.reference_method}", file=out)
+    _print_failures(failures)
+
+
+def _print_failures(failures: Iterable[Failure]) -> None:
+    for failure in failures:
+        frame = "" if failure.index is None else f" (frame {failure.index})"
+        print(f"failed: {failure.file}{frame}: {failure.error} {failure.hint}".rstrip(), file=sys.stderr)
+
+
+def _label(score: Score) -> str:
+    return f"{score.structure.file}:{score.structure.index}" if score.structure.index else score.structure.file
+
+
+# ---- models --------------------------------------------------------------------------------------------------------
+
+
+def _models(arguments: argparse.Namespace, results: TextIO) -> int:
+    _require_writable(arguments.json)
+    if arguments.check:
+        return _check_model(arguments, results)
+    cards = services.list_models()
+    if arguments.json:
+        rows = [{**asdict(c), "here": services.model_is_here(c)} for c in cards]
+        _write(arguments.json, lambda: json.dumps(rows, indent=1, default=dict) + "\n", results)
+        if arguments.json == "-":
+            return EXIT_OK
+    print(f"{'model':<26} {'weights':<9} {'MB':>4} {'cutoff':>6} {'cap':>4}  {'elements':>8}  trained on", file=results)
+    for c in cards:
+        here = "here" if services.model_is_here(c) else c.weights
+        cap = "-" if c.neighbour_cap is None else str(c.neighbour_cap)
+        size = f"{c.download_MB:.0f}" if c.download_MB else "-"
+        print(
+            f"{c.id:<26} {here:<9} {size:>4} {c.cutoff_A:>4.0f} Å {cap:>4}  {len(c.elements):>8}  {c.training_data} "
+            f"[{c.reference_method}]",
+            file=results,
+        )
+    return EXIT_OK
+
+
+def _check_model(arguments: argparse.Namespace, results: TextIO) -> int:
+    from fdcore.models.selfcheck import check_gradients
+
+    model = services.load_model(arguments.check, arguments.device, "float64", arguments.weights)
+    check = check_gradients(model)
+    if arguments.json:
+        _write(arguments.json, lambda: json.dumps(asdict(check), indent=1) + "\n", results)
+    if arguments.json != "-":
+        print(
+            f"{model.card.id} on {check.structure}, central differences in float64 at fixed graph, h = {check.step_A:g} Å:\n"
+            f"  F_c              largest error {check.forces_conservative_error:.2e} of {check.forces_conservative_scale:.3g} eV/Å\n"
+            f"  grad U_Delta     largest error {check.force_delta_gradient_error:.2e} of {check.force_delta_gradient_scale:.3g} eV/Å^2\n"
+            f"  low-memory grad  largest error {check.low_memory_gradient_error:.2e}\n"
+            f"{'agrees' if check.passed else 'DOES NOT AGREE'}",
+            file=results,
+        )
+    return EXIT_OK if check.passed else EXIT_PARTLY
+
+
+# ---- app -----------------------------------------------------------------------------------------------------------
+
+
+def _app(arguments: argparse.Namespace, results: TextIO) -> int:
+    del results
+    here = Path(__file__).resolve().parent
+    places = (here.parent / "app.py", here / "_app" / "app.py")
+    script = next((p for p in places if p.is_file()), None)
+    if script is None:
+        raise UsageError("app.py is not installed beside fdcore.", "Install the package again, or run from a checkout.")
+    command = [sys.executable, "-m", "streamlit", "run", str(script)]
+    command += ["--server.port", str(arguments.port), "--server.address", arguments.address]
+    if arguments.headless:
+        command += ["--server.headless", "true"]
+    # Streamlit reads .streamlit/config.toml from the working directory.
+    return subprocess.call(command, cwd=script.parent)
+
+
+# ---- shared --------------------------------------------------------------------------------------------------------
+
+
+def _progress[T](items: Iterator[T], total: int) -> Iterator[T]:
+    return iter(tqdm(items, total=total, unit="structure", file=sys.stderr, disable=total < 2 or None))
+
+
+def _require_writable(path: str | None) -> None:
+    if path in (None, "-"):
+        return
+    folder = Path(path).resolve().parent  # type: ignore[arg-type]
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UsageError(f"Nothing can be written to {path}.", "Name a folder that exists and is writable.")
+
+
+def _write(path: str | None, text, results: TextIO) -> None:
+    if path is None:
+        return
+    if path == "-":
+        results.write(text())
+        results.flush()
+    else:
+        Path(path).write_text(text(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
