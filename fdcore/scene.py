@@ -1,0 +1,80 @@
+"""What a 3D viewer needs to draw a scored structure: plain lists of numbers, ready to travel as JSON.
+
+Nothing here is a string built from user text: a viewer gets arrays, element symbols and colours.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from ase.data import chemical_symbols, covalent_radii
+from ase.data.colors import jmol_colors
+from numpy.typing import NDArray
+
+from fdcore.distribution import ReferenceDistribution
+from fdcore.records import Score
+
+# Viridis: perceptually uniform, readable in grey and for every kind of colour vision. Used for every per-atom value.
+SCALE = ("#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725")
+# Balls this share of the covalent radius leave the bonds visible.
+BALL = 0.55
+# What a colour scale reaches at least (eV/Å), so that rounding noise is never painted as alarm.
+LOWEST_TOP = 1e-3
+
+
+def scene(score: Score, reference: ReferenceDistribution | None = None) -> dict[str, Any]:
+    """The drawable form of a score.
+
+    Keys: `elements` (symbol, colour, ball and bond radius in Å) with `element` (N,) pointing into it; `positions` (3N) Å,
+    wrapped into the cell of a crystal; `cell` (3, 3) Å or None; `forces_direct` and `forces_conservative` (3N) eV/Å;
+    `values`, one entry per colouring with its numbers (N,) and the `top` of its scale in eV/Å. Every scale starts at zero.
+    The scale of u_i reaches at least the ordinary range of the model, so a structure on which the forces agree looks calm.
+    """
+    structure, evaluation = score.structure, score.evaluation
+    species, element = np.unique(structure.numbers, return_inverse=True)
+    positions = structure.positions
+    if structure.periodic:
+        positions = structure.to_atoms().get_positions(wrap=True, eps=1e-4)
+    direct, conservative = (
+        np.linalg.norm(f, axis=1) for f in (evaluation.forces_direct, evaluation.forces_conservative)
+    )
+    ordinary = reference.quantile(0.95) if reference is not None else 0.0
+    force_top = max(float(direct.max()), float(conservative.max()))
+    values = {
+        "force_delta": _values(evaluation.force_delta_per_atom, ordinary),
+        # One scale for both forces: they are there to be compared.
+        "force_direct": _values(direct, force_top),
+        "force_conservative": _values(conservative, force_top),
+    }
+    if evaluation.confidence is not None:
+        values["confidence"] = _values(evaluation.confidence)
+    return {
+        "id": f"{structure.content_id[:16]}-{score.model_id}",
+        "formula": structure.formula,
+        "elements": [
+            {
+                "symbol": chemical_symbols[z],
+                "color": "#" + "".join(f"{round(255 * c):02x}" for c in jmol_colors[z]),
+                "ball": round(BALL * float(covalent_radii[z]), 3),
+                "bond": round(float(covalent_radii[z]), 3),
+            }
+            for z in species
+        ],
+        "element": element.tolist(),
+        "positions": _flat(positions, 4),
+        "cell": structure.cell.tolist() if structure.periodic else None,
+        "forces_direct": _flat(evaluation.forces_direct, 5),
+        "forces_conservative": _flat(evaluation.forces_conservative, 5),
+        "values": values,
+        "scale": list(SCALE),
+    }
+
+
+def _values(numbers: NDArray[np.float64], at_least: float = 0.0) -> dict[str, Any]:
+    top = max(float(np.max(numbers)), at_least, LOWEST_TOP)
+    return {"numbers": np.round(numbers, 6).tolist(), "top": top}
+
+
+def _flat(array: NDArray[np.float64], digits: int) -> list[float]:
+    return np.round(array, digits).ravel().tolist()

@@ -1,0 +1,1 @@
+"""The pages of the app: widgets, then services, then plots. No science and no data reshaping here."""

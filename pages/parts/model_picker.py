@@ -1,0 +1,124 @@
+"""Choose a model, with what one must know of it before trusting it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import streamlit as st
+
+from fdcore import services
+from fdcore.records import ModelCard
+from pages.parts import session
+
+DEVICES = ("auto", "cpu", "cuda")
+DTYPES = ("float32", "float64")
+
+
+def model_picker() -> None:
+    """The select box, the facts, charge and spin where the model needs them, everything else one fold away."""
+    cards = {c.id: c for c in services.list_models()}
+    now = session.settings()
+    st.session_state["model"] = now.model_id
+    st.selectbox("Model", list(cards), format_func=lambda i: _label(cards[i]), key="model", on_change=_model_changed)
+    card = cards[now.model_id]
+    st.caption(_facts(card))
+    if card.needs_charge_spin:
+        _charge_and_spin()
+    with st.container(horizontal=True, gap="small"):
+        with st.popover("About this model", icon=":material/info:", key="about"):
+            about(card)
+        with st.popover("More settings", icon=":material/tune:", key="more"):
+            _more_settings()
+
+
+def place(card: ModelCard) -> str:
+    """Whether the weights are on this machine, in words."""
+    if card.weights == "embedded":
+        return "comes with the app"
+    if services.model_is_here(card):
+        return "on this machine"
+    return f"download of {card.download_MB:.0f} MB" + (", gated" if card.weights == "gated" else "")
+
+
+def about(card: ModelCard) -> None:
+    """The whole card as a table."""
+    cap = "none: every neighbour within the cutoff" if card.neighbour_cap is None else f"{card.neighbour_cap} nearest"
+    facts = {
+        "Kind": f"{card.kind} force",
+        "Trained on": card.training_data,
+        "Reference method": card.reference_method,
+        "Elements": f"{len(card.elements)}: {', '.join(card.elements)}",
+        "Reads": card.periodic,
+        "Charge and spin": "must be given" if card.needs_charge_spin else "not used",
+        "Neighbours": f"{cap}, {card.cutoff_A:g} Å",
+        "Confidence head": "yes" if card.confidence_head else "no",
+        "Size": f"{card.n_parameters / 1e6:.1f} million parameters",
+        "Weights": place(card),
+        "Licence": card.licence,
+        "Not for": card.not_for or "nothing known",
+        "F_c checked by": card.gradient_proof or "not yet",
+        "Cite": card.citation or card.source,
+    }
+    st.markdown(f"**{card.id}**")
+    st.write(card.summary)
+    st.table({"": list(facts), " ": list(facts.values())}, border="horizontal", hide_index=True, hide_header=True)
+
+
+def _label(card: ModelCard) -> str:
+    return f"{card.id}  ·  {place(card)}"
+
+
+def _facts(card: ModelCard) -> str:
+    cap = "no neighbour cap" if card.neighbour_cap is None else f"{card.neighbour_cap} neighbours"
+    charge = "needs charge and spin" if card.needs_charge_spin else "no charge or spin"
+    return (
+        f"Trained on {card.training_data}; {card.reference_method}. {card.kind.capitalize()} force, {cap}, {charge}, "
+        f"{len(card.elements)} elements, {card.licence}, {place(card)}."
+    )
+
+
+def _model_changed() -> None:
+    session.set_settings(replace(session.settings(), model_id=st.session_state["model"]))
+
+
+def _charge_and_spin() -> None:
+    now = session.settings()
+    left, right = st.columns(2)
+    charge = left.number_input(
+        "Total charge (e)",
+        value=now.charge,
+        step=1,
+        placeholder="needed",
+        help="Used for structures whose file gives none. A neutral molecule has 0.",
+    )
+    spin = right.number_input(
+        "Spin multiplicity 2S+1",
+        value=now.spin,
+        min_value=1,
+        step=1,
+        placeholder="needed",
+        help="1 when all electrons are paired, 2 for a radical, 3 for a triplet.",
+    )
+    session.set_settings(replace(now, charge=charge, spin=spin))
+
+
+def _more_settings() -> None:
+    now = session.settings()
+    dtype = st.segmented_control(
+        "Precision",
+        DTYPES,
+        default=now.dtype,
+        required=True,
+        help="float32 is what people run; float64 takes about twice the time and memory and shows what is rounding.",
+    )
+    device = st.segmented_control(
+        "Device",
+        DEVICES,
+        default=now.device,
+        required=True,
+        help="auto: a CUDA device where there is one, else the CPU.",
+    )
+    new = replace(now, dtype=dtype or now.dtype, device=device or now.device)
+    if new != now:
+        session.set_settings(new)
+        st.rerun()

@@ -1,0 +1,47 @@
+"""A structure that was not scored: what happened to which file, why, and what to do, where the person is looking."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import streamlit as st
+
+from fdcore import services
+from pages.parts import session
+from pages.parts.model_picker import place
+from pages.parts.words import plain
+
+MOST_OFFERED = 4
+
+
+def refusal(known: session.Results) -> None:
+    """The reason of the only structure, and the models that could read it."""
+    for failure in known.failures:
+        st.error(f"**{plain(failure.file)}** was not scored. {plain(failure.error)}", icon=":material/error:")
+        if failure.hint:
+            st.markdown(f":material/arrow_forward: {plain(failure.hint)}")
+    _other_models()
+
+
+def _other_models() -> None:
+    """Models that were trained on every element of the structures in use, where the chosen one was not."""
+    card = services.card(session.settings().model_id)
+    structures = session.structures()
+    numbers = sorted({int(z) for s in structures for z in s.numbers})
+    if not numbers or not card.covers(numbers):
+        return
+    others = services.models_covering(numbers)
+    if not others:
+        st.markdown(f"No model known here was trained on all of these elements: {', '.join(card.covers(numbers))}.")
+        return
+    st.markdown("Models that were trained on all of its elements:")
+    for other in others[:MOST_OFFERED]:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.button(f"Use {other.id}", key=f"use-{other.id}", on_click=_use, args=(other.id,))
+            st.caption(f"{other.training_data} · {place(other)}")
+    if len(others) > MOST_OFFERED:
+        st.caption(f"and {len(others) - MOST_OFFERED} more in the list of models above")
+
+
+def _use(model_id: str) -> None:
+    session.set_settings(replace(session.settings(), model_id=model_id))

@@ -1,0 +1,78 @@
+"""Bring structures: files, pasted text, or a shipped example. Always at the same place on every page."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import streamlit as st
+
+from fdcore import services
+from pages.parts import session
+from pages.parts.words import count
+
+MAX_FILE_MB = 20
+FORMATS = {"as its text looks": None, "CIF": "cif", "POSCAR": "vasp", "xyz or extended xyz": "extxyz"}
+
+
+def structure_picker() -> None:
+    """Uploader, examples and a paste box; each of them takes new structures into use at once."""
+    st.file_uploader(
+        "Structure files",
+        accept_multiple_files=True,
+        max_upload_size=MAX_FILE_MB,
+        key=_uploader_key(),
+        on_change=_uploaded,
+        help=f"CIF, POSCAR, xyz or extended xyz, one or many, up to {MAX_FILE_MB} MB each. Files stay on this server's memory "
+        "and are gone when the page is closed.",
+    )
+    current = session.choice()
+    titles = {e.id: e.title for e in services.examples()}
+    st.session_state["example"] = current.example if current is not None else None
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        st.pills(
+            "or an example", list(titles), format_func=titles.__getitem__, key="example", on_change=_example_clicked
+        )
+        with st.popover("Paste text", icon=":material/content_paste:", key="paste"):
+            _paste_box()
+
+
+def _paste_box() -> None:
+    with st.form("paste_form", border=False, clear_on_submit=False):
+        text = st.text_area(
+            "The text of a structure file", height=220, placeholder="2\nLattice=...\nNa 0.0 0.0 0.0\nCl 2.8 0.0 0.0"
+        )
+        kind = st.selectbox("Read it", list(FORMATS))
+        if st.form_submit_button("Score this text", type="primary"):
+            if text.strip():
+                source = services.Source(name="pasted text", data=text.encode(), format=FORMATS[kind])
+                session.choose(session.Choice(origin="paste", label="pasted text", sources=(source,)))
+                st.rerun()
+            st.warning("There is no text in the box yet.", icon=":material/info:")
+
+
+def _uploader_key() -> str:
+    return f"upload-{session.uploader_generation()}"
+
+
+def _uploaded() -> None:
+    files = st.session_state[_uploader_key()] or []
+    sources = tuple(services.Source(name=name, data=f.getvalue()) for name, f in zip(_names(files), files, strict=True))
+    if sources:
+        label = sources[0].name if len(sources) == 1 else count(len(sources), "file")
+        session.choose(session.Choice(origin="upload", label=label, sources=sources))
+
+
+def _names(files) -> list[str]:
+    """Rows are told apart by their file name: a second POSCAR becomes "POSCAR (2)"."""
+    seen: Counter[str] = Counter()
+    names = []
+    for file in files:
+        seen[file.name] += 1
+        names.append(file.name if seen[file.name] == 1 else f"{file.name} ({seen[file.name]})")
+    return names
+
+
+def _example_clicked() -> None:
+    for example in services.examples():
+        if example.id == st.session_state["example"]:
+            session.choose_example(example)

@@ -1,0 +1,73 @@
+"""The words, icons and help texts that every page shares: the same name for the same thing."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Sign(NamedTuple):
+    """Icon and word always stand together: colour alone carries no meaning."""
+
+    icon: str
+    word: str
+    color: str
+
+
+LEVELS = {
+    "consistent": Sign(":material/check_circle:", "Consistent", "green"),
+    "caution": Sign(":material/warning:", "Caution", "orange"),
+    "unreliable": Sign(":material/dangerous:", "Unreliable", "red"),
+    "unknown": Sign(":material/help:", "Unknown", "gray"),
+    "failed": Sign(":material/error:", "Failed", "red"),
+}
+STATUSES = {
+    "pass": Sign(":material/check_circle:", "pass", "green"),
+    "look": Sign(":material/visibility:", "look", "orange"),
+    "fail": Sign(":material/dangerous:", "fail", "red"),
+    "unknown": Sign(":material/help:", "unknown", "gray"),
+}
+
+FORCE_DELTA_HELP = (
+    r"$U_\Delta=\sqrt{\frac{1}{3N}\sum_i |\mathbf{F}_{nc,i}-\mathbf{F}_{c,i}|^2}$, in eV/Å: the root mean square of the "
+    "difference between the force the model predicts directly (F_nc) and the one that its energy implies (F_c = −dE/dR). "
+    "Equation 2 of *When forces disagree*."
+)
+PER_ATOM_HELP = (
+    r"$u_i=\sqrt{|\mathbf{F}_{nc,i}-\mathbf{F}_{c,i}|^2/3}$, in eV/Å. Its root mean square over the atoms is U_Delta, so the "
+    "atoms with the largest u_i are the ones that cause it."
+)
+DIRECT_HELP = "Length of F_nc, the force that the model's force head predicts, in eV/Å."
+CONSERVATIVE_HELP = "Length of F_c = −dE/dR, the exact derivative of the model's energy, in eV/Å."
+CONFIDENCE_HELP = "The error of the direct force that the model's own confidence head expects on this atom, in eV/Å."
+PERCENTILE_HELP = "The share of the model's reference structures on which U_Delta is smaller."
+
+TELLS = (
+    "How far the model contradicts itself on this structure, which atoms cause it, and how that compares with structures the "
+    "model was tested on. A large U_Delta means that molecular dynamics with the direct force will gain or lose energy here, and "
+    "it ranks structures: the higher, the sooner a reference calculation is worth its cost."
+)
+DOES_NOT_TELL = (
+    "It is not an error bar. A mistake that both forces share stays invisible; the size of U_Delta is not the size of the error; "
+    "and far from anything the model knows it stops growing while the error goes on. That is why the evidence also looks at "
+    "distances, forces, elements and, where the model has one, its confidence head."
+)
+
+
+def three_digits(value: float) -> str:
+    """Three significant digits, plain while that is readable: 0.0412, 1.20, 113, 1.2e-06."""
+    if value != 0 and not 1e-4 <= abs(value) < 1e4:
+        return f"{value:.2e}"
+    text = f"{value:#.3g}"
+    return text.rstrip(".")
+
+
+def plain(text: str) -> str:
+    """Text of a user or a file name for a place that reads Markdown: shown as it is, never as markup."""
+    for mark in "\\`*_{}[]()<>#+-.!|~:$":
+        text = text.replace(mark, "\\" + mark)
+    return text.replace("\n", " ")
+
+
+def count(number: int, noun: str) -> str:
+    """ "1 atom", "8 atoms"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
