@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ class Band:
 class ReferenceDistribution:
     """`values`: sorted U_Delta (eV/Å) of held-out structures inside the training distribution. `bands`: the ladder of
     growing distortion. `closest_A`: smallest distance per element pair ("Cl-Na", symbols sorted) in the training data;
-    a pair that is missing never came closer than the cutoff. `largest_force_direct`: largest |F| in training, eV/Å."""
+    a pair that is missing never came closer than the cutoff. `largest_force`: largest force on an atom in training, eV/Å."""
 
     model_id: str
     values: tuple[float, ...]
@@ -51,3 +52,26 @@ def reference_distribution(model_id: str) -> ReferenceDistribution | None:
     """The shipped distribution of this model, or None: the verdict then says "unknown" rather than guess."""
     file = data.path("models", f"{model_id}.distribution.json")
     return read_distribution(model_id, file.read_text()) if file.is_file() else None
+
+
+def read_distribution(model_id: str, text: str) -> ReferenceDistribution:
+    """From the JSON that `training/evaluate.py` writes (schema in training/README.md)."""
+    content = json.loads(text)
+    bands = tuple(
+        Band(
+            sigma_low_A=b["sigma_low_A"],
+            sigma_high_A=b["sigma_high_A"],
+            force_delta=b["force_delta_median_eV_per_A"],
+            error_direct=b["error_direct_eV_per_A"],
+            error_conservative=b["error_conservative_eV_per_A"],
+        )
+        for b in content["bands"]
+    )
+    return ReferenceDistribution(
+        model_id=model_id,
+        values=tuple(sorted(content["values_eV_per_A"])),
+        bands=bands,
+        description=content["description"],
+        closest_A=content["closest_A"],
+        largest_force=content["largest_force_eV_per_A"],
+    )
