@@ -207,7 +207,8 @@ def scores_extxyz(scores: Sequence[Score], settings: dict[str, Any] | None = Non
             force_delta_eV_per_A=evaluation.force_delta,
             verdict=score.verdict.level,
             model=score.model_id,
-            source_file=score.structure.file,
+            # The extXYZ of ASE drops backslashes.
+            source_file=score.structure.file.replace("\\", "/"),
             source_index=score.structure.index,
         )
         if settings is not None:

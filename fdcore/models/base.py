@@ -75,7 +75,7 @@ class Model(ABC):
         if unknown:
             raise UnsupportedStructureError(
                 f"{self.card.id} was not trained on {_and(unknown)}, which {structure.formula} contains.",
-                "Choose a model that covers " + _and(unknown) + " (`fdcore models` lists what each covers).",
+                _covering_hint(structure),
             )
         if self.card.needs_charge_spin and (structure.charge is None or structure.spin is None):
             raise UnsupportedStructureError(
@@ -328,6 +328,15 @@ def _cgroup_bytes() -> float:
 
 def _listed(atoms: AtomsInput | Iterable[AtomsInput]) -> Iterable[AtomsInput]:
     return [atoms] if isinstance(atoms, (ase.Atoms, Structure)) else atoms
+
+
+def _covering_hint(structure: Structure) -> str:
+    from fdcore.models import models_covering  # the registry imports this module
+
+    ids = [card.id for card in models_covering(structure.numbers)]
+    if not ids:
+        return "No listed direct-force model covers all of its elements."
+    return f"These models cover all of its elements: {', '.join(ids)}."
 
 
 def _and(words: Sequence[str]) -> str:

@@ -1,0 +1,186 @@
+"""The command line as a user runs it: a process, its exit code, its stdout to the last byte."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+from ase.build import bulk
+
+import fdcore
+from fdcore import cli, data
+
+EXAMPLES = data.path("examples")
+
+
+def fdcore_command(*arguments: str, cwd: Path | None = None, stdin: bytes | None = None) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "fdcore.cli", *arguments], capture_output=True, cwd=cwd, input=stdin, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Two good files, one of them with three frames, and a broken one."""
+    folder = tmp_path_factory.mktemp("files")
+    atoms = bulk("NaCl", "rocksalt", a=5.7, cubic=True)
+    frames = []
+    for seed in range(3):
+        frame = atoms.copy()
+        frame.rattle(0.02 * (seed + 1), seed=seed)
+        frames.append(frame)
+    ase.io.write(folder / "three.extxyz", frames)
+    ase.io.write(folder / "salt.cif", frames[1])
+    (folder / "broken.cif").write_text("data_x\n_cell_length_a ?\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scored(files):
+    """One run on all of them."""
+    return fdcore_command(
+        "score", "three.extxyz", "broken.cif", "salt.cif", "missing.xyz",
+        "--json", "-", "--csv", "out.csv", "--extxyz", "out.extxyz", cwd=files,
+    )  # fmt: skip
+
+
+def test_stdout_is_one_json_document_and_nothing_else(scored):
+    document = json.loads(scored.stdout)
+    assert document["model"] == "fd-orb-small-v1"
+    assert [(r["file"], r["index"]) for r in document["results"]] == [
+        ("three.extxyz", 0),
+        ("three.extxyz", 1),
+        ("three.extxyz", 2),
+        ("salt.cif", 0),
+    ]
+    assert {e["file"] for e in document["errors"]} == {"broken.cif", "missing.xyz"}
+    assert all(e["hint"] for e in document["errors"])
+    assert document["provenance"]["weights_sha256"] == fdcore.card("fd-orb-small-v1").sha256
+
+
+def test_exit_code_says_that_some_failed(scored):
+    assert scored.returncode == 1
+
+
+def test_numbers_are_those_of_the_package(scored, files):
+    results = json.loads(scored.stdout)["results"]
+    model = fdcore.load_model()
+    for row, atoms in zip(results, ase.io.read(files / "three.extxyz", ":"), strict=False):
+        (ev,) = model.evaluate(atoms)
+        assert row["force_delta_eV_per_A"] == pytest.approx(ev.force_delta, rel=1e-3)
+        np.testing.assert_allclose(row["force_delta_per_atom_eV_per_A"], ev.force_delta_per_atom, rtol=2e-2, atol=1e-4)
+        assert row["energy_eV"] == pytest.approx(ev.energy, abs=1e-3)
+
+
+def test_csv_and_extxyz_agree_with_the_json(scored, files):
+    results = json.loads(scored.stdout)["results"]
+    rows = list(csv.DictReader(io.StringIO((files / "out.csv").read_text())))
+    assert len(rows) == 6
+    values = {(r["file"], r["index"]): r["force_delta_eV_per_A"] for r in rows}
+    frames = ase.io.read(files / "out.extxyz", ":")
+    for row, atoms in zip(results, frames, strict=True):
+        index = next(i for f, i in values if f == row["file"] and float(i or -1) == row["index"])
+        assert float(values[row["file"], index]) == pytest.approx(row["force_delta_eV_per_A"], rel=1e-9)
+        assert atoms.info["force_delta_eV_per_A"] == pytest.approx(row["force_delta_eV_per_A"], abs=1e-7)
+        difference = atoms.arrays["forces_direct"] - atoms.arrays["forces_conservative"]
+        assert np.sqrt((difference**2).mean()) == pytest.approx(row["force_delta_eV_per_A"], abs=1e-6)
+
+
+def test_all_good_is_exit_zero_with_a_readable_table(files):
+    done = fdcore_command("score", "salt.cif", cwd=files)
+    assert done.returncode == 0
+    text = done.stdout.decode()
+    assert "U_Delta eV/Å" in text
+    assert "salt.cif" in text
+    assert "Agreement of the two forces" in text
+
+
+def test_all_failed_is_exit_one_and_still_a_document(files):
+    done = fdcore_command("score", "broken.cif", "--json", "-", cwd=files)
+    assert done.returncode == 1
+    document = json.loads(done.stdout)
+    assert document["results"] == []
+    assert len(document["errors"]) == 1
+
+
+def test_standard_input(files):
+    done = fdcore_command("score", "-", "--json", "-", stdin=(files / "salt.cif").read_bytes())
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["results"][0]["n_atoms"] == 8
+
+
+def test_float64_gives_nearly_the_same(files):
+    single, double = (
+        json.loads(fdcore_command("score", "salt.cif", "--json", "-", "--dtype", t, cwd=files).stdout)["results"][0]
+        for t in ("float32", "float64")
+    )
+    assert single["force_delta_eV_per_A"] == pytest.approx(double["force_delta_eV_per_A"], rel=1e-3)
+    assert single["force_delta_eV_per_A"] != double["force_delta_eV_per_A"]
+
+
+def test_an_element_that_the_model_does_not_know_is_refused_by_name():
+    done = fdcore_command("score", str(EXAMPLES / "MOF-5.cif"), "--json", "-")
+    assert done.returncode == 1
+    (error,) = json.loads(done.stdout)["errors"]
+    assert "C and Zn" in error["error"]
+    assert "orb-v3-direct-inf-mpa" in error["hint"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["score"], "FILE"),
+        (["score", "x.cif", "--dtype", "float16"], "float16"),
+        (["score", "x.cif", "--model", "orb-v9"], "no model 'orb-v9'"),
+        (["score", "x.cif", "--model", "orb-v2", "--weights", "none.ckpt"], "no file none.ckpt"),
+        (["score", "x.cif", "--json", "/no/such/folder/x.json"], "Nothing can be written"),
+        (["score", "x.cif", "--json", "-", "--csv", "-"], "Only one of"),
+        (["score", "-", "x.cif"], "cannot be mixed"),
+        (["score", "x.cif", "--device", "toaster"], "toaster"),
+        (["fly"], "fly"),
+    ],
+)
+def test_wrong_usage_is_exit_two(arguments, says, tmp_path):
+    done = fdcore_command(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert says in done.stderr.decode()
+    assert done.stdout == b""
+
+
+def test_models_lists_every_direct_model_and_its_state():
+    done = fdcore_command("models")
+    text = done.stdout.decode()
+    assert done.returncode == 0
+    assert "fd-orb-small-v1" in text
+    assert "orb-d3-xs-v2" in text
+    cards = json.loads(fdcore_command("models", "--json", "-").stdout)
+    assert cards[0]["here"] is True
+    assert all(c["kind"] == "direct" for c in cards)
+
+
+def test_models_check_proves_the_gradients():
+    done = fdcore_command("models", "--check", "fd-orb-small-v1", "--json", "-")
+    assert done.returncode == 0
+    check = json.loads(done.stdout)
+    assert check["passed"]
+    assert check["forces_conservative_error"] < 1e-6 * check["forces_conservative_scale"] + 1e-7
+
+
+def test_a_reader_that_goes_away_is_not_an_error(files):
+    done = subprocess.run(
+        f"{sys.executable} -m fdcore.cli score three.extxyz | head -1", shell=True, capture_output=True, cwd=files
+    )
+    assert b"Traceback" not in done.stderr
+
+
+def test_version():
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["--version"])
+    assert stopped.value.code == 0

@@ -1,0 +1,132 @@
+"""The verdict: each line of evidence turns where it should, and "unknown" is said rather than guessed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fdcore.distribution import Band, ReferenceDistribution, reference_distribution
+from fdcore.models import DEFAULT_MODEL, card
+from fdcore.records import Evaluation, Structure
+from fdcore.verdict import judge
+
+REFERENCE = ReferenceDistribution(
+    model_id="m",
+    values=tuple(np.linspace(0.01, 0.10, 100)),
+    bands=(Band(0, 0.1, 0.05, 0.02, 0.05),),
+    description="test",
+    closest_A={"Cl-Na": 2.4, "Cl-Cl": 3.0, "Na-Na": 3.0},
+    largest_force=5.0,
+)
+CARD = card("orb-v3-direct-20-mpa")
+
+
+def salt(a: float = 5.7, numbers=(11, 17)) -> Structure:
+    cell = 0.5 * a * np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]])
+    return Structure(np.array(numbers), np.array([[0, 0, 0], [a / 2, a / 2, a / 2]]), cell, (True,) * 3)
+
+
+def evaluation(u: float, *, force: float = 0.5, confidence=None, tie=None) -> Evaluation:
+    """Two atoms whose forces differ by the same amount, so that U_Delta = u exactly."""
+    direct = np.array([[force, 0, 0], [-force, 0, 0]])
+    shift = np.full((2, 3), u)
+    return Evaluation(-1.0, direct, direct - shift, confidence, tie)
+
+
+def line(verdict, name):
+    return next(e for e in verdict.evidence if e.name == name)
+
+
+@pytest.mark.parametrize(
+    ("u", "level", "status", "percentile"),
+    [(0.05, "consistent", "pass", 44.5), (0.0975, "caution", "look", 97), (0.2, "unreliable", "fail", 100)],
+)
+def test_u_against_the_reference(u, level, status, percentile):
+    verdict = judge(salt(), evaluation(u), CARD, REFERENCE)
+    assert verdict.level == level
+    assert line(verdict, "Agreement of the two forces").status == status
+    assert verdict.percentile == pytest.approx(percentile, abs=1)
+    assert f"{u:.3g}" in line(verdict, "Agreement of the two forces").text
+
+
+def test_without_a_reference_it_is_unknown_unless_something_is_plainly_wrong():
+    assert judge(salt(), evaluation(0.01), CARD, None).level == "unknown"
+    assert judge(salt(), evaluation(0.01), CARD, None).percentile is None
+    crushed = judge(salt(2.4), evaluation(0.01), CARD, None)
+    assert crushed.level == "unreliable"
+    assert line(crushed, "Closest atoms").status == "fail"
+
+
+def test_a_short_distance_names_its_atoms():
+    verdict = judge(salt(4.6), evaluation(0.05), CARD, REFERENCE)
+    evidence = line(verdict, "Closest atoms")
+    assert evidence.status == "look"
+    assert set(evidence.atoms) == {0, 1}
+    assert "2.30" in evidence.text
+    assert judge(salt(4.0), evaluation(0.05), CARD, REFERENCE).level == "unreliable"
+
+
+def test_an_unseen_pair_of_elements_fails():
+    verdict = judge(salt(numbers=(3, 17)), evaluation(0.05), CARD, REFERENCE)
+    evidence = line(verdict, "Elements")
+    assert evidence.status == "fail"
+    assert "Cl-Li" in evidence.text
+
+
+def test_force_scale_finds_consensus_failures():
+    """Both forces huge and equal: U is zero, and still nobody should believe it."""
+    verdict = judge(salt(), evaluation(0.0, force=30.0), CARD, REFERENCE)
+    assert line(verdict, "Agreement of the two forces").status == "pass"
+    assert line(verdict, "Size of the forces").status == "fail"
+    assert verdict.level == "unreliable"
+
+
+def test_one_atom_that_stands_out_is_named():
+    n = 8
+    direct = np.zeros((n, 3))
+    conservative = np.full((n, 3), 0.01)
+    conservative[5] = 0.3
+    structure = Structure(
+        np.full(n, 11), 4.0 * np.arange(n)[:, None] * np.array([1, 0, 0]), np.zeros((3, 3)), (False,) * 3
+    )
+    evidence = line(judge(structure, Evaluation(0.0, direct, conservative), CARD, None), "Single atoms")
+    assert evidence.status == "look"
+    assert evidence.atoms == (5,)
+    assert "Na5" in evidence.text
+
+
+@pytest.mark.parametrize(("gap", "status"), [(None, "pass"), (0.2, "pass"), (0.0, "look")])
+def test_neighbour_ties(gap, status):
+    assert line(judge(salt(), evaluation(0.05, tie=gap), CARD, REFERENCE), "Neighbour shells").status == status
+
+
+@pytest.mark.parametrize(("expected", "status"), [(0.02, "pass"), (0.15, "look"), (0.25, "fail")])
+def test_confidence_head(expected, status):
+    verdict = judge(salt(), evaluation(0.05, confidence=np.full(2, expected)), CARD, REFERENCE)
+    assert line(verdict, "Confidence head").status == status
+
+
+def test_a_lone_atom_is_judged_without_distances():
+    atom = Structure(np.array([11]), np.zeros((1, 3)), np.zeros((3, 3)), (False,) * 3)
+    verdict = judge(atom, Evaluation(0.0, np.zeros((1, 3)), np.zeros((1, 3))), CARD, REFERENCE)
+    assert line(verdict, "Closest atoms").status == "pass"
+
+
+def test_percentile_and_quantile():
+    assert REFERENCE.percentile(0.0) == 0
+    assert REFERENCE.percentile(1.0) == 100
+    assert REFERENCE.quantile(0.95) == pytest.approx(REFERENCE.values[94])
+    assert REFERENCE.quantile(1.0) == REFERENCE.values[-1]
+    assert REFERENCE.quantile(0.0) == REFERENCE.values[0]
+
+
+def test_shipped_distribution_of_the_default_model():
+    reference = reference_distribution(DEFAULT_MODEL)
+    assert reference is not None
+    assert len(reference.values) >= 150
+    assert list(reference.values) == sorted(reference.values)
+    assert {"Al-Mg", "Cl-Na", "Mg-O", "F-Li", "P-S", "H-O"} <= set(reference.closest_A)
+    # The ladder climbs: more displacement, more disagreement.
+    ladder = [b.force_delta for b in reference.bands]
+    assert ladder[-1] > 3 * ladder[0]
+    assert reference_distribution("orb-v2") is None
