@@ -1,0 +1,119 @@
+"""One file's bytes to validated structures: what the child process does with each request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from fdcore.errors import FormatError, LimitError, StructureError
+from fdcore.records import Failure, Structure
+from fdcore.structures.checks import validate
+from fdcore.structures.detect import CHOICES, Format, detect, format_of_name, refuse_binary
+from fdcore.structures.limits import Limits, Source
+from fdcore.structures.text import clean_name, decode
+
+# Beyond this many broken frames of one file, one line stands for the rest.
+MAX_FAILURES = 100
+_FORMATS: dict[str, Format] = {
+    "cif": "cif",
+    "poscar": "poscar",
+    "contcar": "poscar",
+    "vasp": "poscar",
+    "xyz": "xyz",
+    "extxyz": "xyz",
+}
+_WORDS: dict[Format, str] = {"cif": "a CIF", "poscar": "a POSCAR", "xyz": "xyz"}
+
+
+def read_source(source: Source, limits: Limits) -> tuple[list[Structure], list[Failure]]:
+    """All structures of one source, validated, and what could not be read. Never raises for what is in the file."""
+    name = clean_name(source.name)
+    structures: list[Structure] = []
+    failures: list[Failure] = []
+    left_out = atoms = 0
+    try:
+        for item in _frames(source, limits):
+            try:
+                if isinstance(item, Structure):
+                    atoms += item.n_atoms
+                    if atoms > limits.max_total_atoms:
+                        raise _TooManyAtoms(limits)
+                    structures.append(replace(validate(item, limits), file=name))
+                    continue
+                failure = replace(item, file=name)
+            except _TooManyAtoms:
+                raise
+            except StructureError as error:
+                failure = Failure(name, error.message, error.hint, item.index)
+            if len(failures) < MAX_FAILURES:
+                failures.append(failure)
+            else:
+                left_out += 1
+    except StructureError as error:
+        # The frames before it stay; where there are none, it is the file that failed.
+        index = len(structures) + len(failures) + left_out if structures or failures else None
+        failures.append(Failure(name, error.message, error.hint, index))
+    except MemoryError:
+        structures.clear()
+        failures = [Failure(name, "Reading the file takes more memory than is allowed.", "Split the file.")]
+    except Exception as error:
+        failures.append(
+            Failure(
+                name,
+                f"The file could not be read ({type(error).__name__}).",
+                f"Save it again as CIF or extxyz. {CHOICES}",
+            )
+        )
+    if left_out:
+        failures.append(
+            Failure(name, f"{left_out:,} more frames could not be read.", "See the first ones for the reasons.")
+        )
+    return structures, failures
+
+
+class _TooManyAtoms(LimitError):
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(
+            f"More than {limits.max_total_atoms:,} atoms in all frames together; the rest was left out.",
+            "Bring fewer frames at a time.",
+        )
+
+
+def _frames(source: Source, limits: Limits) -> Iterator[Structure | Failure]:
+    if len(source.data) > limits.max_bytes:
+        raise LimitError(
+            f"The file has {len(source.data) / 1e6:.1f} MB; at most {limits.max_bytes / 1e6:g} MB are read.",
+            "Split it, or bring fewer frames.",
+        )
+    refuse_binary(source.data, source.name)
+    text = decode(source.data)
+    wanted = (source.format or "").strip().lower()
+    if wanted in ("", "auto"):
+        form = detect(text, source.name)
+    elif wanted in _FORMATS:
+        form = _FORMATS[wanted]
+    else:
+        raise FormatError(f"The format {wanted[:20]!r} is not read here.", CHOICES)
+    spoken = format_of_name(source.name)
+    warning = (
+        (f"the name speaks of {_WORDS[spoken]}, but the content is {_WORDS[form]}",)
+        if spoken and spoken != form
+        else ()
+    )
+    for item in _read(form, text, limits):
+        yield replace(item, warnings=(*item.warnings, *warning)) if warning and isinstance(item, Structure) else item
+
+
+def _read(form: Format, text: str, limits: Limits) -> Iterator[Structure | Failure]:
+    if form == "xyz":
+        from fdcore.structures.xyz import read_xyz
+
+        yield from read_xyz(text, limits)
+    elif form == "poscar":
+        from fdcore.structures.poscar import read_poscar
+
+        yield read_poscar(text, limits)
+    else:
+        from fdcore.structures.cif import read_cif
+
+        yield from read_cif(text, limits)
