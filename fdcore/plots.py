@@ -19,7 +19,9 @@ BINS = 48
 
 
 def _title(text: str, subtitle: str = "") -> alt.TitleParams:
-    return alt.TitleParams(text, subtitle=subtitle, anchor="start", fontSize=13, subtitleFontSize=12, offset=8)
+    return alt.TitleParams(
+        text, subtitle=subtitle, anchor="start", fontSize=13, subtitleFontSize=12, subtitleColor=QUIET, offset=8
+    )
 
 
 def reference_bar(force_delta: float, reference: ReferenceDistribution, ordinary_share: float = 0.95) -> alt.LayerChart:
@@ -72,7 +74,7 @@ def reference_bar(force_delta: float, reference: ReferenceDistribution, ordinary
         )
     )
     title = _title(f"This structure among {len(values):,} known ones")
-    return (histogram + rules).properties(height=84, title=title)
+    return (histogram + rules).properties(height=170, title=title)
 
 
 def element_bars(table: pd.DataFrame) -> alt.LayerChart:
@@ -96,7 +98,8 @@ def element_bars(table: pd.DataFrame) -> alt.LayerChart:
         .mark_tick(color=ACCENT, thickness=3, height={"band": 0.75})
         .encode(x=alt.X("worst_atom_eV_per_A:Q", title="eV/Å"), y=y, tooltip=tooltip)
     )
-    height = min(max(34 * len(table), 68), 360)
+    # The height holds title and axis as well as the bars.
+    height = min(110 + 34 * len(table), 460)
     title = _title("Which elements disagree", "bar: RMS of u_i over the element; tick: its largest atom")
     return (bars + ticks).properties(height=height, title=title)
 
@@ -141,7 +144,55 @@ def force_parity(components: pd.DataFrame) -> alt.LayerChart:
     if sampled:
         subtitle = f"the {MOST_POINTS // 2:,} components that differ most and as many others of {len(components):,}"
     title = _title("Direct against conservative force", subtitle)
-    return (diagonal + points).properties(height=320, title=title).interactive()
+    return (diagonal + points).properties(height=400, title=title).interactive()
+
+
+def two_forces_picture() -> alt.LayerChart:
+    """The method in one picture: the two forces of one model along one coordinate, together where the model knows the
+    structures and apart where it does not. A drawing from formulas, not data."""
+    x = np.linspace(0.0, 1.0, 161)
+    known = 0.6
+    conservative = 0.9 * np.sin(4.6 * x + 0.5) - 0.9 * x
+    # Beyond the known region the direct force falls back towards its mean, as regression does.
+    apart = 1.0 / (1.0 + np.exp(-(x - known - 0.12) / 0.045))
+    direct = conservative * (1 - 0.62 * apart) + 0.02 * np.sin(30 * x)
+    domain = ["F_nc, direct", "F_c, conservative"]
+    table = pd.DataFrame({"x": x, domain[0]: direct, domain[1]: conservative})
+    region = pd.DataFrame({"from": [0.0, known], "to": [known, 1.0], "what": ["like its training data", "beyond"]})
+    quiet = alt.Axis(labels=False, ticks=False, grid=False)
+    at = alt.X("x:Q", scale=alt.Scale(domain=[0, 1]), title="how far the atoms are moved", axis=quiet)
+    shade = (
+        alt.Chart(region)
+        .mark_rect(color=QUIET)
+        .encode(
+            x=alt.X("from:Q", scale=alt.Scale(domain=[0, 1])),
+            x2="to:Q",
+            opacity=alt.Opacity("what:N", scale=alt.Scale(domain=list(region["what"]), range=[0.06, 0.2]), legend=None),
+        )
+    )
+    where = (
+        alt.Chart(region.assign(x=[known / 2, (1 + known) / 2], y=1.25))
+        .mark_text(fontSize=13, color=QUIET)
+        .encode(x=at, y=alt.Y("y:Q", title="force", axis=quiet), text="what:N")
+    )
+    gap = (
+        alt.Chart(table.rename(columns={domain[0]: "a", domain[1]: "b"}))
+        .mark_area(color=ACCENT, opacity=0.25)
+        .encode(x=at, y="a:Q", y2="b:Q")
+    )
+    colour = alt.Color(
+        "force:N", scale=alt.Scale(domain=domain, range=[ACCENT, INK]), legend=alt.Legend(title=None, orient="top")
+    )
+    dash = alt.StrokeDash("force:N", scale=alt.Scale(domain=domain, range=[[1, 0], [6, 3]]), legend=None)
+    lines = (
+        alt.Chart(table.melt("x", domain, "force", "y"))
+        .mark_line(strokeWidth=3)
+        .encode(x=at, y="y:Q", color=colour, strokeDash=dash)
+    )
+    place = pd.DataFrame({"x": [0.88], "y": [float(np.interp(0.88, x, direct)) + 0.14], "what": ["↕ Force Delta"]})
+    name = alt.Chart(place).mark_text(fontSize=14, fontWeight="bold", color=ACCENT).encode(x=at, y="y:Q", text="what:N")
+    title = _title("Where the forces part, the model is guessing", "a drawing, not data")
+    return (shade + gap + lines + where + name).properties(height=380, title=title)
 
 
 def _worst_and_sample(components: pd.DataFrame) -> tuple[pd.DataFrame, bool]:

@@ -43,3 +43,9 @@ def row_key(table: pd.DataFrame, row: int) -> tuple[str, int | None]:
     """Which structure a row of `export.results_table` stands for: its file and frame."""
     index = table["index"].iloc[row] if "index" in table else None
     return str(table["file"].iloc[row]), None if pd.isna(index) else int(index)
+
+
+def columns_with_content(table: pd.DataFrame, columns: Sequence[str]) -> list[str]:
+    """Those of `columns` that exist and are not empty in every row."""
+    present = [c for c in columns if c in table]
+    return [c for c in present if (table[c].fillna("").astype(str) != "").any()]

@@ -17,7 +17,7 @@ def one(score: Score) -> None:
     known = session.results()
     provenance = known.provenance if known else None
     name = PurePath(score.structure.file).stem or "structure"
-    with st.container(horizontal=True, key="downloads"):
+    with st.container(horizontal=True, key="downloads-one"):
         _button(
             "JSON", lambda: export.scores_json([score], [], score.model_id, provenance), f"{name}.json", "Everything"
         )
@@ -25,7 +25,7 @@ def one(score: Score) -> None:
             "CSV of the atoms", lambda: export.per_atom_table(score).to_csv(index=False), f"{name}-atoms.csv", "u_i"
         )
         _button("extXYZ", lambda: export.scores_extxyz([score], provenance), f"{name}-scored.extxyz", "Both forces")
-        _source_file()
+        _source_file("one")
     _repeat()
 
 
@@ -34,15 +34,21 @@ def many(scores: Sequence[Score], failures: Sequence[Failure]) -> None:
     known = session.results()
     provenance = known.provenance if known else None
     model_id = session.settings().model_id
-    with st.container(horizontal=True, key="downloads"):
-        _button("JSON", lambda: export.scores_json(scores, failures, model_id, provenance), "scores.json", "All")
-        _button("CSV", lambda: export.scores_csv(scores, failures), "scores.csv", "One row per structure")
-        if scores:
-            _button("extXYZ", lambda: export.scores_extxyz(scores, provenance), "scores.extxyz", "Both forces")
+    with st.container(horizontal=True, key="downloads-many"):
         _button(
-            "All as zip", lambda: export.scores_zip(scores, failures, model_id, provenance), "scores.zip", "With atoms"
+            "JSON", lambda: export.scores_json(scores, failures, model_id, provenance), "scores.json", "All", "many"
         )
-        _source_file()
+        _button("CSV", lambda: export.scores_csv(scores, failures), "scores.csv", "One row per structure", "many")
+        if scores:
+            _button("extXYZ", lambda: export.scores_extxyz(scores, provenance), "scores.extxyz", "Both forces", "many")
+        _button(
+            "All as zip",
+            lambda: export.scores_zip(scores, failures, model_id, provenance),
+            "scores.zip",
+            "With atoms",
+            "many",
+        )
+        _source_file("many")
     _repeat()
 
 
@@ -56,7 +62,7 @@ _HELP = {
 }
 
 
-def _button(label: str, data, name: str, what: str) -> None:
+def _button(label: str, data, name: str, what: str, group: str = "one") -> None:
     # The content is made when it is asked for, and taking it away does not run the page again.
     st.download_button(
         label,
@@ -65,11 +71,11 @@ def _button(label: str, data, name: str, what: str) -> None:
         help=_HELP[what],
         icon=":material/download:",
         on_click="ignore",
-        key=f"download-{name}",
+        key=f"download-{group}-{name}",
     )
 
 
-def _source_file() -> None:
+def _source_file(group: str) -> None:
     """An example or pasted text is no file on the person's disk yet; the command below needs one."""
     current = session.choice()
     if current is None or current.origin == "upload":
@@ -82,7 +88,7 @@ def _source_file() -> None:
         file_name=name,
         icon=":material/description:",
         on_click="ignore",
-        key="download-source",
+        key=f"download-source-{group}",
     )
 
 

@@ -6,7 +6,11 @@ import streamlit as st
 
 from fdcore import export, tables
 from pages.parts import downloads, session, single, words
+from pages.parts.refusals import failed
 from pages.parts.words import count, plain, three_digits
+
+# A longer table scrolls inside itself.
+ROWS_UNSCROLLED = 14
 
 
 def show(known: session.Results) -> None:
@@ -15,9 +19,9 @@ def show(known: session.Results) -> None:
     _headline(known)
     shown = _filtered(table)
     _table(shown, float(table["force_delta_eV_per_A"].max()) if known.scores else 1.0)
-    with st.container(border=False):
-        downloads.many(known.scores, known.failures)
     _opened(known)
+    st.markdown("#### Take all of it away")
+    downloads.many(known.scores, known.failures)
 
 
 def _headline(known: session.Results) -> None:
@@ -80,11 +84,12 @@ def _table(shown, top: float) -> None:
     st.dataframe(
         shown,
         hide_index=True,
-        height=min(38 + 35 * len(shown), 528),
+        height="content" if len(shown) <= ROWS_UNSCROLLED else 560,
+        placeholder="",
         key=key,
         on_select=lambda: _row_clicked(key, shown),
         selection_mode="single-row",
-        column_order=[c for c in order if c in shown and shown[c].notna().any() and (shown[c].astype(str) != "").any()],
+        column_order=tables.columns_with_content(shown, order),
         alt="One row per structure, the largest U_Delta first, failures last. Selecting a row opens the structure below.",
         column_config={
             "verdict": st.column_config.TextColumn("Verdict"),
@@ -100,8 +105,8 @@ def _table(shown, top: float) -> None:
             "reference_percentile": number("Percentile", format="%.0f", help=words.PERCENTILE_HELP),
             "confidence_eV_per_A": number("Expected error (eV/Å)", format="%.3g", help=words.CONFIDENCE_HELP),
             "error_direct_eV_per_A": number("Error of F_nc (eV/Å)", format="%.3g"),
-            "error": "Why it failed",
-            "hint": "What to do",
+            "error": st.column_config.TextColumn("Why it failed", width="large"),
+            "hint": st.column_config.TextColumn("What to do", width="large"),
             "warnings": "Notes",
         },
     )
@@ -119,14 +124,12 @@ def _opened(known: session.Results) -> None:
         return
     for score in known.scores:
         if (score.structure.file, score.structure.index) == wanted:
-            st.divider()
             single.show(score)
+            st.divider()
             return
     for failure in known.failures:
         if (failure.file, failure.index) == wanted:
-            st.error(
-                f"**{plain(failure.file)}**: {plain(failure.error)} {plain(failure.hint)}", icon=":material/error:"
-            )
+            failed(failure)
             return
 
 

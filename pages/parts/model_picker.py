@@ -8,7 +8,7 @@ import streamlit as st
 
 from fdcore import services
 from fdcore.records import ModelCard
-from pages.parts import session
+from pages.parts import session, warm
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("float32", "float64")
@@ -35,9 +35,10 @@ def place(card: ModelCard) -> str:
     """Whether the weights are on this machine, in words."""
     if card.weights == "embedded":
         return "comes with the app"
-    if services.model_is_here(card):
+    if warm.is_here(card.id):
         return "on this machine"
-    return f"download of {card.download_MB:.0f} MB" + (", gated" if card.weights == "gated" else "")
+    gate = ", gated" if card.weights == "gated" else ""
+    return f"download of {card.download_MB:.0f} MB{gate}"
 
 
 def about(card: ModelCard) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import streamlit as st
 
 from fdcore import services
+from fdcore.records import Failure
 from pages.parts import session
 from pages.parts.model_picker import place
 from pages.parts.words import plain
@@ -16,11 +17,19 @@ MOST_OFFERED = 4
 
 def refusal(known: session.Results) -> None:
     """The reason of the only structure, and the models that could read it."""
+    if not known.failures:
+        st.error("There is no structure in what was given.", icon=":material/error:")
     for failure in known.failures:
-        st.error(f"**{plain(failure.file)}** was not scored. {plain(failure.error)}", icon=":material/error:")
-        if failure.hint:
-            st.markdown(f":material/arrow_forward: {plain(failure.hint)}")
+        failed(failure)
     _other_models()
+
+
+def failed(failure: Failure) -> None:
+    """One file or frame that was not scored: which, why, and what to do."""
+    frame = f" (frame {failure.index})" if failure.index else ""
+    st.error(f"**{plain(failure.file)}**{frame} was not scored. {plain(failure.error)}", icon=":material/error:")
+    if failure.hint:
+        st.markdown(f":material/arrow_forward: {plain(failure.hint)}")
 
 
 def _other_models() -> None:

@@ -13,6 +13,8 @@ from pages.parts.words import count, plain, three_digits
 
 # The atoms table is sent to the browser: beyond this many rows the rest is in the download.
 ROWS_SHOWN = 2000
+# A longer table scrolls inside itself.
+ROWS_UNSCROLLED = 10
 
 
 def show(score: Score) -> None:
@@ -33,7 +35,7 @@ def _verdict(score: Score) -> None:
     value = score.evaluation.force_delta
     reference = reference_distribution(score.model_id)
     with st.container(border=True, key="verdict"):
-        sentence, number, place = st.columns([5, 2.4, 4.6], gap="medium", vertical_alignment="center")
+        sentence, number, place = st.columns([4.5, 2.7, 4.8], gap="medium", vertical_alignment="center")
         with sentence:
             st.markdown(f"### :{sign.color}[{sign.icon} {sign.word}]")
             st.markdown(plain(score.verdict.sentence))
@@ -162,9 +164,10 @@ def _atoms_table(score: Score) -> None:
     rows = shown.index[shown["atom"] == selected].tolist() if selected is not None else []
     number = st.column_config.NumberColumn
     key = f"atoms-{score.structure.content_id[:12]}-{session.table_generation()}"
-    event = st.dataframe(
+    st.dataframe(
         shown,
-        height=min(38 + 35 * len(shown), 388),
+        height="content" if len(shown) <= ROWS_UNSCROLLED else 420,
+        placeholder="",
         hide_index=True,
         key=key,
         on_select=lambda: _table_clicked(key, shown),
@@ -189,7 +192,6 @@ def _atoms_table(score: Score) -> None:
             **{f"force_conservative_{k}_eV_per_A": number(f"F_c {k}", format="%.3g") for k in "xyz"},
         },
     )
-    del event
 
 
 def _table_clicked(key: str, shown) -> None:

@@ -8,7 +8,7 @@ import streamlit as st
 
 from fdcore import services
 from pages.parts import session
-from pages.parts.words import count
+from pages.parts.words import count, plain
 
 MAX_FILE_MB = 20
 FORMATS = {"as its text looks": None, "CIF": "cif", "POSCAR": "vasp", "xyz or extended xyz": "extxyz"}
@@ -22,18 +22,29 @@ def structure_picker() -> None:
         max_upload_size=MAX_FILE_MB,
         key=_uploader_key(),
         on_change=_uploaded,
-        help=f"CIF, POSCAR, xyz or extended xyz, one or many, up to {MAX_FILE_MB} MB each. Files stay on this server's memory "
+        help=f"CIF, POSCAR, xyz or extended xyz, one or many, up to {MAX_FILE_MB} MB each. Files stay in this server's memory "
         "and are gone when the page is closed.",
     )
     current = session.choice()
-    titles = {e.id: e.title for e in services.examples()}
+    examples = {e.id: e for e in services.examples()}
     st.session_state["example"] = current.example if current is not None else None
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        st.pills(
-            "or an example", list(titles), format_func=titles.__getitem__, key="example", on_change=_example_clicked
+    example, paste = st.columns([5, 1.6], gap="small")
+    with example:
+        st.selectbox(
+            "Example",
+            list(examples),
+            index=None,
+            format_func=lambda i: examples[i].title,
+            placeholder="or choose an example",
+            label_visibility="collapsed",
+            key="example",
+            on_change=_example_chosen,
         )
-        with st.popover("Paste text", icon=":material/content_paste:", key="paste"):
-            _paste_box()
+    with paste, st.popover("Paste text", icon=":material/content_paste:", key="paste", width="stretch"):
+        _paste_box()
+    if current is not None and current.example in examples:
+        chosen = examples[current.example]
+        st.caption(f"{plain(chosen.description)} Source: {plain(chosen.source)}, {plain(chosen.licence)}.")
 
 
 def _paste_box() -> None:
@@ -72,7 +83,7 @@ def _names(files) -> list[str]:
     return names
 
 
-def _example_clicked() -> None:
+def _example_chosen() -> None:
     for example in services.examples():
         if example.id == st.session_state["example"]:
             session.choose_example(example)

@@ -97,6 +97,8 @@ class View {
       if (input.type === "checkbox") input.checked = options[input.dataset.option];
       else input.value = options[input.dataset.option];
     }
+    // The canvas stays see-through; its background colour is what the fog fades into.
+    this.viewer.setBackgroundColor(getComputedStyle(this.stage).backgroundColor, 0);
     this.build();
     this.reset();
   }
@@ -240,7 +242,7 @@ class View {
     this.viewer.zoomTo();
     this.viewer.rotate(-72, "x");
     this.viewer.rotate(18, "y");
-    this.viewer.zoom(0.92);
+    this.viewer.zoom(1.1);
     this.viewer.render();
   }
 

@@ -63,7 +63,8 @@ def three_digits(value: float) -> str:
 
 def plain(text: str) -> str:
     """Text of a user or a file name for a place that reads Markdown: shown as it is, never as markup."""
-    for mark in "\\`*_{}[]()<>#+-.!|~:$":
+    text = text.replace("`", "")
+    for mark in "\\*_{}[]()<>#+-.!|~:$":
         text = text.replace(mark, "\\" + mark)
     return text.replace("\n", " ")
 
