@@ -1,14 +1,9 @@
-"""CIF: gemmi reads the syntax and the operations; the expansion is done here, counted before it is made.
-
-Positions on symmetry elements are written with few digits (0.333 for 1/3). Each site is first moved onto the mean of its own
-images that fall together, which is the exact special position, and then expanded: no atom is lost, doubled or left off axis.
-"""
+"""CIF: gemmi reads the syntax; see `symmetry` for the expansion."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import gemmi
 import numpy as np
@@ -16,36 +11,10 @@ import numpy as np
 from fdcore.errors import FormatError, GeometryError, LimitError, StructureError
 from fdcore.records import Failure, FloatArray, Structure
 from fdcore.structures.limits import Limits
+from fdcore.structures.symmetry import Sites, expand, merge_duplicates, operations, value_of
 from fdcore.structures.text import HEAVY_HYDROGEN, element, quote
 
-# Two images of one atom cannot both be atoms when they are this close: the site stands on a symmetry element.
-SPECIAL_POSITION_A = 0.5
-# What rounding to three digits explains in a common cell; beyond it the user should know.
-SNAP_WARNING_A = 0.05
-MAX_OPERATIONS = 1_000
 FULL_OCCUPANCY = 0.995
-_OPERATION_TAGS = (
-    "_space_group_symop_operation_xyz",
-    "_space_group_symop.operation_xyz",
-    "_symmetry_equiv_pos_as_xyz",
-    "_symmetry_equiv.pos_as_xyz",
-)
-_NAME_TAGS = (
-    "_space_group_name_Hall",
-    "_symmetry_space_group_name_Hall",
-    "_space_group.name_Hall",
-    "_space_group_name_H-M_alt",
-    "_symmetry_space_group_name_H-M",
-    "_space_group.name_H-M_alt",
-)
-_NUMBER_TAGS = ("_space_group_IT_number", "_symmetry_Int_Tables_number", "_space_group.IT_number")
-
-
-@dataclass
-class _Sites:
-    labels: list[str]
-    numbers: list[int]
-    fractional: FloatArray
 
 
 def read_cif(text: str, limits: Limits) -> Iterator[Structure | Failure]:
@@ -53,8 +22,11 @@ def read_cif(text: str, limits: Limits) -> Iterator[Structure | Failure]:
 
     Raises FormatError where the file is no CIF or has no atoms at all.
     """
+    general: list[str] = []
+    if not re.search(r"^[ \t]*data_", text, re.IGNORECASE | re.MULTILINE):
+        text = "data_pasted\n" + text
     try:
-        document = gemmi.cif.read_string(text)
+        document = _document(text, general)
     except (ValueError, RuntimeError) as error:
         where = re.match(r"string:(\d+)", str(error))
         line = f" near line {where[1]}" if where else ""
@@ -68,7 +40,7 @@ def read_cif(text: str, limits: Limits) -> Iterator[Structure | Failure]:
         if index >= limits.max_frames:
             raise LimitError(f"The CIF has more than {limits.max_frames:,} structures.", "Split the file.")
         try:
-            yield _structure(block, index, limits)
+            yield _structure(block, index, limits, list(general))
         except StructureError as error:
             yield Failure("", error.message, error.hint, index)
         index += 1
@@ -77,6 +49,16 @@ def read_cif(text: str, limits: Limits) -> Iterator[Structure | Failure]:
             "The CIF holds no atom sites.",
             "Check that the download was complete; the atoms stand in an _atom_site loop.",
         )
+
+
+def _document(text: str, warnings: list[str]) -> gemmi.cif.Document:
+    """Databases do write a tag twice, or leave out a value: that alone makes no structure doubtful."""
+    try:
+        return gemmi.cif.read_string(text)
+    except RuntimeError:
+        document = gemmi.cif.read_string(text, 0)
+        warnings.append("the CIF repeats a tag or leaves a value out: the first one counts")
+        return document
 
 
 def _column(block: gemmi.cif.Block, name: str) -> list[str] | None:
@@ -92,26 +74,17 @@ def _has_atoms(block: gemmi.cif.Block) -> bool:
     return any(_column(block, name) for name in ("fract_x", "Cartn_x", "label", "type_symbol"))
 
 
-def _value(block: gemmi.cif.Block, tags: tuple[str, ...]) -> str | None:
-    """The first of the tags that says something."""
-    for tag in tags:
-        raw = block.find_value(tag)
-        value = gemmi.cif.as_string(raw).strip() if raw else ""
-        if value and value not in ("?", "."):
-            return value
-    return None
-
-
-def _structure(block: gemmi.cif.Block, index: int, limits: Limits) -> Structure:
-    warnings: list[str] = []
+def _structure(block: gemmi.cif.Block, index: int, limits: Limits, warnings: list[str]) -> Structure:
     _refuse_other_kinds(block)
     cell = _cell(block)
     sites = _sites(block, limits, warnings)
-    rotations, translations = _operations(block, warnings)
-    numbers, fractional = _expand(sites, rotations, translations, cell, limits, warnings)
-    numbers, fractional = _merge_duplicates(numbers, fractional, cell, limits, warnings)
+    rotations, translations = operations(block, warnings)
+    numbers, fractional = expand(sites, rotations, translations, cell, limits, warnings)
+    numbers, fractional = merge_duplicates(numbers, fractional, cell, limits, warnings)
     _warn_of_missing_elements(block, numbers, warnings)
-    return Structure(numbers, fractional @ cell, cell, (True, True, True), index=index, warnings=tuple(warnings))
+    return Structure(
+        np.array(numbers), fractional @ cell, cell, (True, True, True), index=index, warnings=tuple(warnings)
+    )
 
 
 def _refuse_other_kinds(block: gemmi.cif.Block) -> None:
@@ -136,7 +109,7 @@ def _cell(block: gemmi.cif.Block) -> FloatArray:
     names = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
     values: list[float] = []
     for name in names:
-        text = _value(block, (f"_cell_{name}", f"_cell.{name}"))
+        text = value_of(block, (f"_cell_{name}", f"_cell.{name}"))
         if text is None and name.startswith("angle"):
             # The dictionary's default for an angle that is not given.
             text = "90"
@@ -165,7 +138,7 @@ def _cell(block: gemmi.cif.Block) -> FloatArray:
     return cell * np.array(values[:3])[:, None]
 
 
-def _sites(block: gemmi.cif.Block, limits: Limits, warnings: list[str]) -> _Sites:
+def _sites(block: gemmi.cif.Block, limits: Limits, warnings: list[str]) -> Sites:
     columns = {name: _column(block, f"fract_{name}") for name in "xyz"}
     x = columns["x"] or []
     n = len(x)
@@ -204,7 +177,7 @@ def _sites(block: gemmi.cif.Block, limits: Limits, warnings: list[str]) -> _Site
             f"Site {quote(chosen[int(np.argmax(bad))])} has no usable coordinates.",
             "Give fract_x, y and z for every site, or delete sites whose place is not known.",
         )
-    return _Sites(chosen, numbers, fractional[keep])
+    return Sites(chosen, numbers, fractional[keep])
 
 
 def _really_there(block: gemmi.cif.Block, labels: list[str], warnings: list[str]) -> np.ndarray:
@@ -240,7 +213,7 @@ def _really_there(block: gemmi.cif.Block, labels: list[str], warnings: list[str]
 
 
 def _formula_elements(block: gemmi.cif.Block) -> set[int]:
-    text = _value(block, ("_chemical_formula_sum", "_chemical_formula.sum")) or ""
+    text = value_of(block, ("_chemical_formula_sum", "_chemical_formula.sum")) or ""
     return {z for z in (element(m) for m in re.findall(r"[A-Z][a-z]?", text[:2000])) if z}
 
 
@@ -260,157 +233,6 @@ def _element_of(species: str, label: str, typed: bool, formula: set[int]) -> int
     if in_formula:
         return in_formula[0]
     return options[0] if options and len(word) <= 2 else (element(word[0]) if len(word) == 1 else None)
-
-
-def _operations(block: gemmi.cif.Block, warnings: list[str]) -> tuple[FloatArray, FloatArray]:
-    """Rotations (m, 3, 3) and translations (m, 3) on fractional columns, the identity first."""
-    for tag in _OPERATION_TAGS:
-        texts = [gemmi.cif.as_string(v) for v in block.find_values(tag)] if block.find_values(tag) else []
-        if texts:
-            ops = _listed(texts)
-            break
-    else:
-        ops = list(_named_group(block, warnings))
-    unique = list(dict.fromkeys(op.wrap().triplet() for op in ops))
-    ops = [gemmi.Op(t) for t in sorted(unique, key=lambda t: t != "x,y,z")]
-    if len(ops) == 1:
-        name = _value(block, _NAME_TAGS[3:]) or ""
-        group = gemmi.find_spacegroup_by_name(name[:40]) if name else None
-        if group is not None and group.number != 1:
-            warnings.append(f"the file names the group {group.short_name()} but lists only x,y,z: read as P1")
-    rotations = np.array([op.rot for op in ops], dtype=np.float64) / gemmi.Op.DEN
-    return rotations, np.array([op.tran for op in ops], dtype=np.float64) / gemmi.Op.DEN
-
-
-def _listed(texts: list[str]) -> list[gemmi.Op]:
-    if len(texts) > MAX_OPERATIONS:
-        raise LimitError(
-            f"The CIF lists {len(texts):,} symmetry operations; no group needs so many.",
-            "Save it again, expanded to P1.",
-        )
-    ops: list[gemmi.Op] = []
-    for text in texts:
-        try:
-            op = gemmi.Op(text.strip())
-        except (ValueError, RuntimeError):
-            op = None
-        if op is None or abs(op.det_rot()) != gemmi.Op.DEN**3:
-            raise FormatError(
-                f"The symmetry operation {quote(text)} cannot be read.", "Save the structure again, expanded to P1."
-            )
-        ops.append(op)
-    return ops
-
-
-def _named_group(block: gemmi.cif.Block, warnings: list[str]) -> gemmi.GroupOps:
-    """The operations of the group that the file only names."""
-    for tag in _NAME_TAGS:
-        name = _value(block, (tag,))
-        if not name or len(name) > 60:
-            continue
-        if "Hall" in tag:
-            try:
-                return gemmi.symops_from_hall(name)
-            except (ValueError, RuntimeError):
-                continue
-        group = gemmi.find_spacegroup_by_name(name)
-        if group is not None:
-            if not group.is_reference_setting() or ":" in group.ext or group.ext:
-                warnings.append(f"symmetry operations taken from the group name {group.xhm()}")
-            return group.operations()
-        raise FormatError(f"The space group {quote(name)} is not known.", "Save the structure again, expanded to P1.")
-    number = _value(block, _NUMBER_TAGS)
-    if number is not None:
-        group = gemmi.find_spacegroup_by_number(int(number)) if re.fullmatch(r"\d{1,3}", number) else None
-        if group is None:
-            raise FormatError(
-                f"There is no space group number {quote(number)}.", "Save the structure again, expanded to P1."
-            )
-        if group.number != 1:
-            warnings.append(f"symmetry operations taken from the group number, setting {group.xhm()}")
-        return group.operations()
-    warnings.append("the file names no symmetry: read as P1")
-    return gemmi.symops_from_hall("P 1")
-
-
-def _expand(
-    sites: _Sites,
-    rotations: FloatArray,
-    translations: FloatArray,
-    cell: FloatArray,
-    limits: Limits,
-    warnings: list[str],
-) -> tuple[list[int], FloatArray]:
-    if len(rotations) == 1:
-        return sites.numbers, sites.fractional
-    numbers: list[int] = []
-    pieces: list[FloatArray] = []
-    moved: list[str] = []
-    total = 0
-    for label, z, x in zip(sites.labels, sites.numbers, sites.fractional, strict=True):
-        images = rotations @ x + translations
-        near = images - x
-        near -= np.rint(near)
-        stays = np.linalg.norm(near @ cell, axis=1) < SPECIAL_POSITION_A
-        shift = near[stays].mean(axis=0)
-        if np.linalg.norm(shift @ cell) > SNAP_WARNING_A:
-            moved.append(label)
-        images = rotations @ (x + shift) + translations
-        total += len(rotations) // max(1, int(stays.sum()))
-        if total > limits.max_atoms:
-            raise LimitError(
-                f"Symmetry makes more than {limits.max_atoms:,} atoms of the {len(sites.labels):,} sites of the CIF.",
-                "Bring the primitive cell, or check the symmetry operations.",
-            )
-        pieces.append(_distinct(images, cell))
-        numbers += [z] * len(pieces[-1])
-    if moved:
-        shown = ", ".join(moved[:5]) + (" …" if len(moved) > 5 else "")
-        warnings.append(f"{len(moved)} sites moved onto their symmetry element: {quote(shown, 60)}")
-    return numbers, np.concatenate(pieces)
-
-
-def _distinct(images: FloatArray, cell: FloatArray) -> FloatArray:
-    """Those images that are not another one shifted by the lattice."""
-    images = images - np.floor(images)
-    difference = images[:, None] - images[None]
-    difference -= np.rint(difference)
-    same = np.linalg.norm(difference @ cell, axis=2) < SPECIAL_POSITION_A / 2
-    return images[np.argmax(same, axis=1) == np.arange(len(images))]
-
-
-def _merge_duplicates(
-    numbers: list[int], fractional: FloatArray, cell: FloatArray, limits: Limits, warnings: list[str]
-) -> tuple[list[int], FloatArray]:
-    """Atoms of one element that are listed twice become one; overlaps of different elements are left to the validation."""
-    from scipy.spatial import KDTree
-
-    # Slabs of images thinner than any real distance: enough to see pairs across the border.
-    wrapped = fractional - np.floor(fractional)
-    heights = 1.0 / np.linalg.norm(np.linalg.inv(cell), axis=0)
-    margin = limits.min_distance_A / heights
-    if (margin > 0.5).any():
-        return numbers, fractional
-    points, owner = wrapped, np.arange(len(wrapped))
-    for axis in range(3):
-        low, high = points[:, axis] < margin[axis], points[:, axis] > 1 - margin[axis]
-        up, down = points[low].copy(), points[high].copy()
-        up[:, axis] += 1
-        down[:, axis] -= 1
-        points, owner = np.concatenate([points, up, down]), np.concatenate([owner, owner[low], owner[high]])
-    tree = KDTree(points @ cell)
-    dropped: set[int] = set()
-    distances, _ = tree.query(points[: len(wrapped)] @ cell, k=2, distance_upper_bound=limits.min_distance_A)
-    for i in np.flatnonzero(np.isfinite(distances[:, 1])):
-        if i in dropped:
-            continue
-        close = tree.query_ball_point(points[i] @ cell, limits.min_distance_A)
-        dropped.update(int(owner[j]) for j in close[:1000] if owner[j] > i and numbers[owner[j]] == numbers[i])
-    if not dropped:
-        return numbers, fractional
-    warnings.append(f"merged {len(dropped)} duplicate sites")
-    keep = [i for i in range(len(numbers)) if i not in dropped]
-    return [numbers[i] for i in keep], fractional[keep]
 
 
 def _warn_of_missing_elements(block: gemmi.cif.Block, numbers: list[int], warnings: list[str]) -> None:

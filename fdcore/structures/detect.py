@@ -68,11 +68,11 @@ _TEXTS: tuple[tuple[re.Pattern[str], str, str], ...] = tuple(
         (r"^(ATOM  |HETATM)[ \d]{5} .{11}", "a PDB file", CONVERT),
         (r"\A(HEADER|CRYST1|COMPND|REMARK) ", "a PDB file", CONVERT),
         (r"\A\s*ITEM: ", "a LAMMPS dump", CONVERT),
-        (r"\A.*lammps|^\s*\d+\s+atom types\s*$", "a LAMMPS data file", CONVERT),
-        (r"^\s*&(control|system)\b", "a Quantum ESPRESSO input", CONVERT),
-        (r"^\s*lattice_vector\s", "an FHI-aims geometry", CONVERT),
-        (r"^\s*%block\s+(lattice|positions)", "a CASTEP cell file", CONVERT),
-        (r"^\s*(primvec|convvec)\b", "an XSF file", CONVERT),
+        (r"\A.*lammps|^[ \t]*\d+[ \t]+atom types[ \t]*$", "a LAMMPS data file", CONVERT),
+        (r"^[ \t]*&(control|system)\b", "a Quantum ESPRESSO input", CONVERT),
+        (r"^[ \t]*lattice_vector\s", "an FHI-aims geometry", CONVERT),
+        (r"^[ \t]*%block\s+(lattice|positions)", "a CASTEP cell file", CONVERT),
+        (r"^[ \t]*(primvec|convvec)\b", "an XSF file", CONVERT),
         (r"\A\s*\$coord", "a Turbomole coord file", CONVERT),
         (r"\ATITL .*\n(.*\n){0,3}CELL ", "a SHELX file", CONVERT),
         (r"\A\s*(%\w+=.*\n)*\s*#[pnt]? ?\w+/", "a Gaussian input", CONVERT),
@@ -99,7 +99,7 @@ def detect(text: str, name: str) -> Format:
     """The format of a text. Raises FormatError, with the next step, for everything that is not read here."""
     # One slice bounds every search below, whatever the file's size and the length of its lines.
     head = text[:100_000]
-    if re.search(r"^\s*_atom_site[_.]|^\s*_cell[_.]length_a\b", head, re.IGNORECASE | re.MULTILINE):
+    if re.search(r"^[ \t]*_(atom_site[_.]|cell[_.]length_a\b)", head, re.IGNORECASE | re.MULTILINE):
         return "cif"
     lines = [line[:500] for line in islice(head.split("\n"), 12)]
     if _looks_like_poscar(lines) and not re.match(
@@ -112,7 +112,7 @@ def detect(text: str, name: str) -> Format:
     for pattern, what, hint in _TEXTS:
         if pattern.search(short):
             _refuse(what, hint, name)
-    if re.search(r"^\s*data_\S*", short, re.IGNORECASE | re.MULTILINE):
+    if re.search(r"^[ \t]*data_", short, re.IGNORECASE | re.MULTILINE):
         return "cif"
     by_name = format_of_name(name)
     if by_name is not None:
@@ -169,7 +169,7 @@ def _looks_like_xyz(lines: list[str]) -> bool:
     if first is None or not re.fullmatch(r"\s*[+-]?\d+\s*", lines[first]):
         return False
     rest = [line for line in lines[first + 2 :] if line.strip()]
-    return not rest or len(rest[0].split()) >= 4 or format_of_name("x") == "xyz"
+    return not rest or len(rest[0].split()) >= 4
 
 
 def _bare_atom_lines(lines: list[str]) -> bool:

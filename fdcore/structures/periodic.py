@@ -12,7 +12,6 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
 
 from fdcore.records import FloatArray, Structure
 
@@ -83,6 +82,9 @@ def _nearest_other(
     points: FloatArray, own: NDArray[np.int64], among: FloatArray, among_ids: NDArray[np.int64], bound_A: float
 ) -> tuple[float, int, int] | None:
     """The closest (distance, row of `own`, row of `among_ids`) where the two ids differ."""
+    # Imported here: half a second that neither `--help` nor a page without structures should wait for.
+    from scipy.spatial import KDTree
+
     distance, nearest = KDTree(among).query(points, k=2, distance_upper_bound=bound_A)
     found = nearest < len(among)
     ids = np.where(found, among_ids[np.where(found, nearest, 0)], -1)

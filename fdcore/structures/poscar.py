@@ -54,7 +54,7 @@ def read_poscar(text: str, limits: Limits) -> Structure:
     scaled, factor = _scaled(cell, lines[1])
     # VASP takes C, c, K, k for Cartesian and everything else for direct.
     positions = positions * factor if mode in ("C", "c", "K", "k") and mode else positions @ scaled
-    return Structure(numbers, positions, scaled, (True, True, True), warnings=tuple(warnings))
+    return Structure(np.array(numbers), positions, scaled, (True, True, True), warnings=tuple(warnings))
 
 
 def _three(line: str, at: int, what: str) -> list[float]:

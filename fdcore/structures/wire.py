@@ -23,6 +23,7 @@ from dataclasses import asdict
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fdcore.records import Failure, FloatArray, Structure
 from fdcore.structures.limits import Limits, Source
@@ -112,7 +113,7 @@ def result_of(header: dict[str, Any], body: bytes) -> tuple[list[Structure], lis
 def _result_of(header: dict[str, Any], body: bytes) -> tuple[list[Structure], list[Failure]]:
     at = 0
 
-    def take(count: int, kind: str = "<f8") -> FloatArray:
+    def take(count: int, kind: str = "<f8") -> NDArray:
         nonlocal at
         if count < 0 or at + 8 * count > len(body):
             raise WireError("a body that is too short")

@@ -18,7 +18,11 @@ from fdcore.structures.limits import Limits
 from fdcore.structures.text import HEAVY_HYDROGEN, element, number, quote, whole
 
 MAX_COMMENT = 100_000
-_KEY_VALUE = re.compile(r"""([A-Za-z_][\w\-.]{0,63})\s*=\s*("[^"]*"|'[^']*'|\{[^}]*\}|\[[^\]]*\]|[^\s"'{\[]\S*)""")
+# Every repetition is bounded: a comment of unclosed brackets must not cost the square of its length.
+_KEY_VALUE = re.compile(
+    r"""([A-Za-z_][\w\-.]{0,63})[ \t]{0,9}=[ \t]{0,9}"""
+    r"""("[^"]{0,2000}"|'[^']{0,2000}'|\{[^}]{0,2000}\}|\[[^\]]{0,2000}\]|[^\s"'{\[]\S{0,2000})"""
+)
 _SYMBOL_COLUMNS = ("species", "symbols", "symbol", "element", "elements")
 _NUMBER_COLUMNS = ("z", "numbers", "atomic_numbers")
 _POSITION_COLUMNS = ("pos", "positions")
@@ -68,7 +72,7 @@ def read_xyz(text: str, limits: Limits) -> Iterator[Structure | Failure]:
             )
         n = _count(lines[at], at)
         there = end - at - 2
-        if n > there:
+        if n > max(there, 0):
             # The comment line may be all that is left of the file's end.
             raise FormatError(
                 f"Frame {index + 1} declares {n:,} atoms, but only {max(there, 0):,} lines follow: "
@@ -136,7 +140,7 @@ def _frame(comment: str, rows: list[str], first_line: int, index: int) -> Struct
         warnings.append("spin=0 in the file read as not given")
         multiplicity = None
     return Structure(
-        numbers=numbers,
+        numbers=np.array(numbers, dtype=np.int64),
         positions=positions,
         cell=cell,
         pbc=pbc,
