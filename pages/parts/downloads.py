@@ -12,8 +12,8 @@ from fdcore.records import Failure, Score
 from pages.parts import session
 
 
-def one(score: Score) -> None:
-    """Downloads for a single structure."""
+def one(score: Score, *, alone: bool) -> None:
+    """Downloads for a single structure; the source file and the command only where it is not one of many."""
     known = session.results()
     provenance = known.provenance if known else None
     name = PurePath(score.structure.file).stem or "structure"
@@ -25,8 +25,10 @@ def one(score: Score) -> None:
             "CSV of the atoms", lambda: export.per_atom_table(score).to_csv(index=False), f"{name}-atoms.csv", "u_i"
         )
         _button("extXYZ", lambda: export.scores_extxyz([score], provenance), f"{name}-scored.extxyz", "Both forces")
-        _source_file("one")
-    _repeat()
+        if alone:
+            _source_file("one")
+    if alone:
+        _repeat()
 
 
 def many(scores: Sequence[Score], failures: Sequence[Failure]) -> None:

@@ -124,7 +124,7 @@ def _opened(known: session.Results) -> None:
         return
     for score in known.scores:
         if (score.structure.file, score.structure.index) == wanted:
-            single.show(score)
+            single.show(score, alone=False)
             st.divider()
             return
     for failure in known.failures:

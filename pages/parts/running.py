@@ -44,7 +44,9 @@ def results() -> session.Results | None:
 
 
 def _may_start(structures) -> bool:
-    """True for what is quick and already here. Everything else states its cost and waits for a click."""
+    """True for what is quick and already here, and after a click. Everything else states its cost first."""
+    if session.agreed():
+        return True
     now = session.settings()
     card = services.card(now.model_id)
     model = warm.loaded(now.model_id, now.device, now.dtype) or card
@@ -69,7 +71,8 @@ def _may_start(structures) -> bool:
                 icon=":material/download:",
             )
             label = f"Download {card.download_MB:.0f} MB and score"
-        return st.button(label, type="primary", key="start")
+        st.button(label, type="primary", key="start", on_click=session.agree)
+        return False
 
 
 def _run(known: session.Results, structures) -> None:

@@ -162,6 +162,16 @@ def start_results(total: int) -> Results:
     return fresh
 
 
+def agree() -> None:
+    """The person has seen what this choice with these settings will cost, and wants it."""
+    st.session_state["fd_agreed"] = _results_key()
+
+
+def agreed() -> bool:
+    """Whether `agree` was called for exactly this choice and these settings."""
+    return st.session_state.get("fd_agreed") == _results_key()
+
+
 def forget_results() -> None:
     """Compute again: used after an error that may not come back."""
     _kept().pop(_results_key(), None)

@@ -17,10 +17,10 @@ ROWS_SHOWN = 2000
 ROWS_UNSCROLLED = 10
 
 
-def show(score: Score) -> None:
-    """The whole result of one structure."""
+def show(score: Score, *, alone: bool = True) -> None:
+    """The whole result of one structure; `alone` when it is not one of many."""
     _verdict(score)
-    _details(score)
+    _details(score, alone)
     left, right = st.columns(2, gap="large")
     with left:
         st.markdown("#### What this tells")
@@ -71,7 +71,7 @@ def _about(score: Score) -> str:
 
 
 @st.fragment
-def _details(score: Score) -> None:
+def _details(score: Score, alone: bool) -> None:
     """Picture, evidence, charts and atoms: a click on an atom draws only these again."""
     picture, evidence = st.columns([3, 2], gap="large")
     with picture:
@@ -97,7 +97,7 @@ def _details(score: Score) -> None:
     st.markdown("#### Atoms")
     _atoms_table(score)
     st.markdown("#### Take it away")
-    downloads.one(score)
+    downloads.one(score, alone=alone)
 
 
 def _evidence_line(score: Score, number: int, item: Evidence) -> None:

@@ -10,20 +10,21 @@ from fdcore import services
 from pages.parts import session
 from pages.parts.words import count, plain
 
-MAX_FILE_MB = 20
-FORMATS = {"as its text looks": None, "CIF": "cif", "POSCAR": "vasp", "xyz or extended xyz": "extxyz"}
+LIMITS = services.Limits()
+MAX_FILE_MB = LIMITS.max_bytes // 1_000_000
+FORMATS = {"as what it looks like": None, "as CIF": "cif", "as POSCAR": "poscar", "as xyz or extended xyz": "extxyz"}
 
 
 def structure_picker() -> None:
     """Uploader, examples and a paste box; each of them takes new structures into use at once."""
     st.file_uploader(
-        "Structure files",
+        f"CIF, POSCAR, xyz: up to {LIMITS.max_files} files, {LIMITS.max_atoms:,} atoms each",
         accept_multiple_files=True,
         max_upload_size=MAX_FILE_MB,
         key=_uploader_key(),
         on_change=_uploaded,
-        help=f"CIF, POSCAR, xyz or extended xyz, one or many, up to {MAX_FILE_MB} MB each. Files stay in this server's memory "
-        "and are gone when the page is closed.",
+        help=f"Extended xyz and plain xyz, one frame or many. At most {MAX_FILE_MB} MB per file and {LIMITS.max_frames:,} frames. "
+        "Files stay in this server's memory and are gone when the page is closed.",
     )
     current = session.choice()
     examples = {e.id: e for e in services.examples()}

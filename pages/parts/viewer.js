@@ -1,9 +1,11 @@
 // The 3D view of a scored structure. Numbers arrive as data (fdcore.scene), text is written with textContent only.
 // 3Dmol.js comes from the app's own static folder; nothing else is loaded.
 
-// Above this many drawn atoms bonds start switched off; above twice that, arrows are only drawn on the atoms that matter most.
+// Above this many drawn atoms there are no bonds; arrows go to the atoms that matter most.
 const MANY_ATOMS = 2000;
 const MOST_ARROWS = 1500;
+// Above this many, edges are not smoothed by drawing at twice the resolution: turning the view stays fluid.
+const PLAIN_EDGES = 4000;
 const COLOURINGS = {
   force_delta: "Disagreement u_i",
   force_direct: "Direct force |F_nc|",
@@ -66,7 +68,8 @@ class View {
     try {
       const library = await load3Dmol(data.library);
       if (this.data !== data) return;
-      if (!this.viewer) this.viewer = this.create(library);
+      this.library = library;
+      if (!this.viewer) this.create(false);
     } catch (error) {
       this.sorry();
       return;
@@ -75,12 +78,17 @@ class View {
     else this.halo();
   }
 
-  create(library) {
-    const viewer = library.createViewer(this.stage, { backgroundAlpha: 0, antialias: true, cartoonQuality: 1 });
-    if (!viewer) throw new Error("no WebGL");
-    viewer.setViewChangeCallback(() => { this.root.dataset.frames = Number(this.root.dataset.frames ?? 0) + 1; });
-    this.library = library;
-    return viewer;
+  // A viewer with smooth or plain edges; that is fixed when its canvas is made.
+  create(plain) {
+    const old = this.stage.querySelector("canvas");
+    old?.getContext("webgl2")?.getExtension("WEBGL_lose_context")?.loseContext();
+    this.stage.replaceChildren();
+    this.plain = plain;
+    this.viewer = this.library.createViewer(this.stage, { backgroundAlpha: 0, antialias: !plain });
+    if (!this.viewer) throw new Error("no WebGL");
+    this.viewer.setViewChangeCallback(() => { this.root.dataset.frames = Number(this.root.dataset.frames ?? 0) + 1; });
+    // The canvas stays see-through; its background colour is what the fog fades into.
+    this.viewer.setBackgroundColor(getComputedStyle(this.stage).backgroundColor, 0);
   }
 
   newScene() {
@@ -97,8 +105,6 @@ class View {
       if (input.type === "checkbox") input.checked = options[input.dataset.option];
       else input.value = options[input.dataset.option];
     }
-    // The canvas stays see-through; its background colour is what the fog fades into.
-    this.viewer.setBackgroundColor(getComputedStyle(this.stage).backgroundColor, 0);
     this.build();
     this.reset();
   }
@@ -114,10 +120,14 @@ class View {
 
   // Atoms, repeated over the cells asked for. One style per element with one colour function for all: no object per sphere.
   build() {
-    const { scene, viewer } = this;
-    viewer.removeAllModels();
+    const { scene } = this;
     const n = scene.element.length;
     const repeat = scene.cell ? Number(options.cells) : 1;
+    const plain = n * repeat ** 3 > PLAIN_EDGES;
+    const remade = plain !== this.plain;
+    if (remade) this.create(plain);
+    const { viewer } = this;
+    viewer.removeAllModels();
     const atoms = [];
     for (let a = 0; a < repeat; a++) for (let b = 0; b < repeat; b++) for (let c = 0; c < repeat; c++) {
       const shift = scene.cell ? [0, 1, 2].map((k) => a * scene.cell[0][k] + b * scene.cell[1][k] + c * scene.cell[2][k]) : [0, 0, 0];
@@ -136,6 +146,8 @@ class View {
     this.paint();
     this.shapes();
     this.legend();
+    if (remade) this.reset();
+    if (options.spin) viewer.spin("y", 0.5);
   }
 
   paint() {
