@@ -48,4 +48,4 @@ def row_key(table: pd.DataFrame, row: int) -> tuple[str, int | None]:
 def columns_with_content(table: pd.DataFrame, columns: Sequence[str]) -> list[str]:
     """Those of `columns` that exist and are not empty in every row."""
     present = [c for c in columns if c in table]
-    return [c for c in present if (table[c].fillna("").astype(str) != "").any()]
+    return [c for c in present if (table[c].notna() & (table[c].astype(str) != "")).any()]

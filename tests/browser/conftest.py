@@ -1,0 +1,147 @@
+"""A real browser against a real server. Skipped, with the reason, where there is no chromium or no playwright."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
+# Software rendering everywhere, and nothing that a browser does of its own accord.
+FLAGS = (
+    "--no-sandbox --disable-background-networking --disable-component-update --disable-sync --no-first-run --use-gl=angle "
+    "--use-angle=swiftshader --enable-unsafe-swiftshader --ignore-gpu-blocklist"
+).split()
+PATIENCE_MS = 90_000
+
+
+def pytest_collection_modifyitems(items):
+    try:
+        import playwright  # noqa: F401
+    except ImportError:
+        reason = "no playwright in this environment: `make install-dev` brings it"
+    else:
+        reason = (
+            "no chromium on this machine: `make browser` installs it (Debian, needs root)" if CHROMIUM is None else ""
+        )
+    if reason:
+        for item in items:
+            if ROOT / "tests" / "browser" in item.path.parents:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+class Server:
+    """A Streamlit server of one script on a free port; `url` has no trailing slash."""
+
+    def __init__(self, script: Path, log: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        command = [sys.executable, "-m", "streamlit", "run", str(script), "--server.headless", "true"]
+        command += ["--server.port", str(self.port), "--server.address", "127.0.0.1"]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+        self._log = log.open("w")
+        self._process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=self._log, stderr=subprocess.STDOUT, text=True
+        )
+        self._wait(log)
+
+    def _wait(self, log: Path) -> None:
+        until = time.monotonic() + 120
+        while time.monotonic() < until:
+            if self._process.poll() is not None:
+                raise RuntimeError(f"the server ended: {log.read_text()[-2000:]}")
+            try:
+                with urllib.request.urlopen(f"{self.url}/_stcore/health", timeout=2):
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.2)
+        raise RuntimeError(f"the server did not answer: {log.read_text()[-2000:]}")
+
+    def stop(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        self._log.close()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """The app itself."""
+    running = Server(ROOT / "app.py", tmp_path_factory.mktemp("server") / "log.txt")
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def viewer_server(tmp_path_factory):
+    """The 3D view alone, over structures of any size."""
+    running = Server(Path(__file__).parent / "viewer_app.py", tmp_path_factory.mktemp("viewer") / "log.txt")
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """open_page(url, width=1400, scheme="light") -> page. When the test ends, every request and every websocket of every
+    page must have gone to the page's own host, and no script may have failed."""
+    contexts, wrong = [], []
+
+    def opened(url: str, *, width: int = 1400, height: int = 900, scheme: str = "light"):
+        own = urlsplit(url).netloc
+        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE_MS)
+
+        def check(kind: str, address: str) -> None:
+            parts = urlsplit(address)
+            if parts.scheme not in ("data", "blob", "about") and parts.netloc != own:
+                wrong.append(f"{kind} to another host: {address}")
+
+        page.on("request", lambda request: check("request", request.url))
+        page.on("websocket", lambda socket: check("websocket", socket.url))
+        page.on("pageerror", lambda error: wrong.append(f"script error: {error}"))
+        page.goto(url)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert not wrong, wrong
+
+
+def viewer_ready(page, timeout: float = PATIENCE_MS) -> None:
+    page.wait_for_selector('.fd-viewer[data-ready="true"]', timeout=timeout)
+
+
+def settled(page) -> None:
+    """The script run is over and what it drew is there."""
+    page.wait_for_function(
+        """() => { const app = document.querySelector('[data-testid="stApp"]');
+                   return app && app.getAttribute('data-test-script-state') === 'notRunning'; }"""
+    )
+    page.wait_for_timeout(400)
