@@ -195,7 +195,7 @@ def report_memory(name: str, quantity_name: str, device: str) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--json", type=Path)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--device", default="cpu")
@@ -203,7 +203,7 @@ def main() -> int:
     parser.add_argument("--memory-of", nargs=2, metavar=("MODEL", "QUANTITY"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_of:
-        report_memory(*arguments.memory_of, arguments.device)
+        report_memory(arguments.memory_of[0], arguments.memory_of[1], arguments.device)
         return 0
     names = ["embedded"] if arguments.skip_full else ["embedded", "full"]
     results = []

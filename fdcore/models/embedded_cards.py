@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields
+from typing import Any
 
 from fdcore import data
 from fdcore.records import ModelCard
@@ -15,7 +16,7 @@ _TUPLES = ("elements",)
 def read_card(text: str) -> ModelCard:
     """A ModelCard from the JSON of a card file; keys that are not fields of the card (tables, counts) are left to the file."""
     content = json.loads(text)
-    known = {k: tuple(v) if k in _TUPLES else v for k, v in content.items() if k in _FIELDS}
+    known: dict[str, Any] = {k: tuple(v) if k in _TUPLES else v for k, v in content.items() if k in _FIELDS}
     return ModelCard(**known)
 
 

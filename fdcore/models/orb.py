@@ -62,13 +62,14 @@ class OrbModel(Model):
                 "U_Delta is defined for direct-force models; choose one whose kind is 'direct'.",
             )
         # Train mode would let one forward pass move the normalisers (measured: F_nc by 1e-2).
-        self.module = module.eval().requires_grad_(False)
+        # Any: torch's stubs know nothing of what a module contains.
+        self.module: Any = module.eval().requires_grad_(False)
         self.adapter = adapter
         self.torch_dtype = getattr(torch, dtype)
         self.conditioned = isinstance(module.model.conditioner, ChargeSpinConditioner)
         self._confidence_centres = None
         if "confidence" in module.heads:
-            edges = module.heads["confidence"].bin_edges
+            edges = self.module.heads["confidence"].bin_edges
             self._confidence_centres = 0.5 * (edges[1:] + edges[:-1]).to(device=device, dtype=self.torch_dtype)
 
     # ---- graphs ----------------------------------------------------------------------------------------------------

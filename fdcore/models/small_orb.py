@@ -34,11 +34,11 @@ MAX_NEIGHBOURS = 200
 class SmallOrbConfig:
     """The architecture. Widths and depths as in `orb_models.forcefield.pretrained.orb_v3_direct_architecture`."""
 
-    latent_dim: int = 96
-    hidden_dim: int = 192
-    head_hidden_dim: int = 96
+    latent_dim: int = 64
+    hidden_dim: int = 128
+    head_hidden_dim: int = 64
     mlp_depth: int = 2
-    message_passing_steps: int = 4
+    message_passing_steps: int = 3
     cutoff_A: float = 5.0
     radial_basis: int = 8
     angular_lmax: int = 3
