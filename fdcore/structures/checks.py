@@ -8,9 +8,10 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from fdcore.errors import GeometryError, LimitError
-from fdcore.records import Structure
+from fdcore.records import FloatArray, Structure
 from fdcore.structures.limits import Limits
 from fdcore.structures.periodic import closest_distance, shortest_lattice_vector
+from fdcore.structures.text import capital, plural
 
 # No matter has less room per atom (solid hydrogen at 500 GPa: about 1.2 Å^3), and no period is shorter (H2: 0.74 Å).
 MIN_VOLUME_PER_ATOM_A3 = 0.5
@@ -34,7 +35,6 @@ def validate(structure: Structure, limits: Limits = Limits()) -> Structure:  # n
         small, flat or huge, atoms closer than `limits.min_distance_A`, a charge or spin out of range.
     """
     _check_shapes(structure, limits)
-    _check_positions(structure)
     if any(structure.pbc) and not all(structure.pbc):
         axes = " ".join("T" if p else "F" for p in structure.pbc)
         raise GeometryError(
@@ -42,9 +42,10 @@ def validate(structure: Structure, limits: Limits = Limits()) -> Structure:  # n
             "Make it periodic in all three, with at least 15 Å of vacuum along the open direction, and set pbc to T T T.",
         )
     if structure.periodic:
-        _check_cell(structure)
+        check_cell(structure.cell, structure.n_atoms)
     elif structure.cell.any():
         structure = replace(structure, cell=np.zeros((3, 3)))
+    _check_positions(structure)
     _check_overlaps(structure, limits)
     _check_charge_spin(structure)
     return structure
@@ -83,13 +84,13 @@ def _check_positions(structure: Structure) -> None:
     far = np.abs(structure.positions).max(axis=1) > MAX_COORDINATE_A
     if far.any():
         raise GeometryError(
-            f"{_atom(structure, int(np.argmax(far)))} lies more than {MAX_COORDINATE_A:,.0f} Å from the origin.",
+            f"{capital(_atom(structure, int(np.argmax(far))))} lies more than {MAX_COORDINATE_A:,.0f} Å from the origin.",
             "Check the units, and for an exploded simulation take an earlier step.",
         )
 
 
-def _check_cell(structure: Structure) -> None:
-    cell = structure.cell
+def check_cell(cell: FloatArray, n_atoms: int) -> None:
+    """Raise GeometryError for a cell (3, 3) that is not finite, too large, flat, or too small for its atoms."""
     if not np.isfinite(cell).all():
         raise GeometryError(
             "The cell contains values that are not finite numbers.", "Save the structure with its cell again."
@@ -110,9 +111,9 @@ def _check_cell(structure: Structure) -> None:
             "The three cell vectors lie in one plane: the cell is flat and has no volume.",
             "Check the cell angles, or write the cell again in its reduced (Niggli) form.",
         )
-    if volume < MIN_VOLUME_PER_ATOM_A3 * structure.n_atoms or shortest_lattice_vector(cell) < MIN_PERIOD_A:
+    if volume < MIN_VOLUME_PER_ATOM_A3 * n_atoms or shortest_lattice_vector(cell) < MIN_PERIOD_A:
         raise GeometryError(
-            f"The cell is too small for its atoms: {volume:.3g} Å³ for {structure.n_atoms}.",
+            f"The cell is too small: {volume:.3g} Å³ for {plural(n_atoms, 'atom')}.",
             "Check that the cell is in Å (not nm or bohr) and that the scaling factor is right.",
         )
 
@@ -124,7 +125,7 @@ def _check_overlaps(structure: Structure, limits: Limits) -> None:
     distance, i, j = closest
     pair = f"{_atom(structure, i)} and {'its own image' if i == j else _atom(structure, j)}"
     raise GeometryError(
-        f"{pair} overlap: they are {distance:.3f} Å apart.",
+        f"{capital(pair)} overlap: they are {distance:.3f} Å apart.",
         "Delete one of the two if the atom is listed twice (also across the cell border); otherwise check the cell and units.",
     )
 

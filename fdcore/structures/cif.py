@@ -10,9 +10,10 @@ import numpy as np
 
 from fdcore.errors import FormatError, GeometryError, LimitError, StructureError
 from fdcore.records import Failure, FloatArray, Structure
+from fdcore.structures.checks import check_cell
 from fdcore.structures.limits import Limits
 from fdcore.structures.symmetry import Sites, expand, merge_duplicates, operations, value_of
-from fdcore.structures.text import HEAVY_HYDROGEN, element, quote
+from fdcore.structures.text import HEAVY_HYDROGEN, element, plural, quote
 
 FULL_OCCUPANCY = 0.995
 
@@ -77,6 +78,8 @@ def _has_atoms(block: gemmi.cif.Block) -> bool:
 def _structure(block: gemmi.cif.Block, index: int, limits: Limits, warnings: list[str]) -> Structure:
     _refuse_other_kinds(block)
     cell = _cell(block)
+    # Before the expansion, which needs a cell that can be inverted.
+    check_cell(cell, 1)
     sites = _sites(block, limits, warnings)
     rotations, translations = operations(block, warnings)
     numbers, fractional = expand(sites, rotations, translations, cell, limits, warnings)
@@ -198,7 +201,7 @@ def _really_there(block: gemmi.cif.Block, labels: list[str], warnings: list[str]
     )
     if partial:
         shown = ", ".join(partial[:5]) + (" …" if len(partial) > 5 else "")
-        raise FormatError(f"{len(partial)} sites are partly occupied: {quote(shown, 60)}.", advice)
+        raise FormatError(f"{plural(len(partial), 'partly occupied site')}: {quote(shown, 60)}.", advice)
     groups = _column(block, "disorder_group")
     if groups and len(groups) == n:
         named = {g for g, k in zip(groups, keep, strict=True) if k and g not in (".", "?", "0", "")}
@@ -208,7 +211,7 @@ def _really_there(block: gemmi.cif.Block, labels: list[str], warnings: list[str]
                 f"The CIF is disordered: {quote(', '.join(shown), 60)} have alternative positions.", advice
             )
     if not keep.all():
-        warnings.append(f"{int((~keep).sum())} empty or dummy sites left out")
+        warnings.append(f"left out {plural(int((~keep).sum()), 'empty or dummy site')}")
     return keep
 
 

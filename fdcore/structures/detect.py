@@ -14,6 +14,7 @@ Format = Literal["cif", "poscar", "xyz"]
 
 SAVE_AS = "Save it as CIF or extxyz"
 CONVERT = SAVE_AS + ", e.g. with `ase convert {name} structure.extxyz`."
+FROM_PROGRAM = SAVE_AS + " from the program that wrote it."
 CHOICES = "CIF, POSCAR/CONTCAR, xyz and extxyz are read here."
 
 _NAMES: dict[str, Format] = {
@@ -42,7 +43,7 @@ _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (b"\xd0\xcf\x11\xe0", "an old Office document", "Copy the coordinates into a plain-text file."),
     (b"SQLite format 3", "an ASE database or other SQLite file", CONVERT),
     (b"- of Ulm", "an ASE trajectory or database (.traj)", CONVERT),
-    (b"\x89HDF", "an HDF5 file", CONVERT),
+    (b"\x89HDF", "an HDF5 file", FROM_PROGRAM),
     (b"CDF\x01", "a NetCDF trajectory", CONVERT),
     (b"CDF\x02", "a NetCDF trajectory", CONVERT),
     (b"\x93NUMPY", "a NumPy array", "Write the atoms with `ase.io.write('structure.extxyz', atoms)`."),
@@ -63,21 +64,21 @@ _TEXTS: tuple[tuple[re.Pattern[str], str, str], ...] = tuple(
          f"{SAVE_AS}, e.g. with `Structure.from_file('{{name}}').to(filename='structure.cif')`."),
         (r"\A\s*vasp\.\d|^ running on +\d+ +(total cores|nodes)", "an OUTCAR", CONVERT),
         (r"\A(.*\n){4,12}\s*Direct configuration=", "an XDATCAR trajectory", CONVERT),
-        (r"^@<TRIPOS>", "a mol2 file", CONVERT),
+        (r"^@<TRIPOS>", "a mol2 file", FROM_PROGRAM),
         (r"\A(.*\n){3}.*V[23]000", "a mol or sdf file", CONVERT),
         (r"^(ATOM  |HETATM)[ \d]{5} .{11}", "a PDB file", CONVERT),
         (r"\A(HEADER|CRYST1|COMPND|REMARK) ", "a PDB file", CONVERT),
         (r"\A\s*ITEM: ", "a LAMMPS dump", CONVERT),
-        (r"\A.*lammps|^[ \t]*\d+[ \t]+atom types[ \t]*$", "a LAMMPS data file", CONVERT),
+        (r"\A.*lammps|^[ \t]*\d+[ \t]+atom types[ \t]*$", "a LAMMPS data file", CONVERT.replace("convert", "convert -i lammps-data")),
         (r"^[ \t]*&(control|system)\b", "a Quantum ESPRESSO input", CONVERT),
         (r"^[ \t]*lattice_vector\s", "an FHI-aims geometry", CONVERT),
         (r"^[ \t]*%block\s+(lattice|positions)", "a CASTEP cell file", CONVERT),
         (r"^[ \t]*(primvec|convvec)\b", "an XSF file", CONVERT),
-        (r"\A\s*\$coord", "a Turbomole coord file", CONVERT),
+        (r"\A\s*\$coord", "a Turbomole coord file", CONVERT.replace("convert", "convert -i turbomole")),
         (r"\ATITL .*\n(.*\n){0,3}CELL ", "a SHELX file", CONVERT),
         (r"\A\s*(%\w+=.*\n)*\s*#[pnt]? ?\w+/", "a Gaussian input", CONVERT),
         (r"\A.*\n *\d+ *\n +\d+[A-Z]\w* +[A-Z]\w* +\d+ +-?\d+\.\d{3} ", "a GROMACS gro file", CONVERT),
-        (r"\A(import |from \w+ import |#!)", "a program", CHOICES),
+        (r"\A(import |from [\w.]+ import |#!)", "a program", CHOICES),
     )
 )  # fmt: skip
 

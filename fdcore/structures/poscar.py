@@ -13,7 +13,7 @@ import numpy as np
 from fdcore.errors import FormatError, GeometryError, LimitError
 from fdcore.records import FloatArray, Structure
 from fdcore.structures.limits import Limits
-from fdcore.structures.text import HEAVY_HYDROGEN, element, number, quote
+from fdcore.structures.text import HEAVY_HYDROGEN, element, number, plural, quote
 
 MAX_LINE = 20_000
 
@@ -135,7 +135,7 @@ def _numbers(
     if names is not None:
         if len(names) < len(counts):
             raise FormatError(
-                f"The POSCAR names {len(names)} elements ({quote(' '.join(names))}) but gives {len(counts)} counts.",
+                f"The POSCAR names {len(names)} elements ({quote(' '.join(names))}) but gives {plural(len(counts), 'count')}.",
                 "Give one count per element.",
             )
         per_kind = _elements(names[: len(counts)], warnings)
@@ -144,7 +144,7 @@ def _numbers(
             extra = [t for t in names[len(counts) :] if element(_bare(t))]
             if extra:
                 raise FormatError(
-                    f"The POSCAR names {len(names)} elements but gives {len(counts)} counts.",
+                    f"The POSCAR names {plural(len(names), 'element')} but gives {plural(len(counts), 'count')}.",
                     "Give one count per element.",
                 )
         return np.repeat(per_kind, counts).tolist()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
+
 from fdcore.errors import FormatError, LimitError, StructureError
 from fdcore.records import Failure, Structure
 from fdcore.structures.checks import validate
@@ -32,7 +34,7 @@ def read_source(source: Source, limits: Limits) -> tuple[list[Structure], list[F
     failures: list[Failure] = []
     left_out = atoms = 0
     try:
-        for item in _frames(source, limits):
+        for item in _quietly(_frames(source, limits)):
             try:
                 if isinstance(item, Structure):
                     atoms += item.n_atoms
@@ -64,11 +66,20 @@ def read_source(source: Source, limits: Limits) -> tuple[list[Structure], list[F
                 f"Save it again as CIF or extxyz. {CHOICES}",
             )
         )
+    if not structures and len(failures) == 1:
+        # A file of one structure that failed: it is the file that failed.
+        failures = [replace(failures[0], index=None)]
     if left_out:
         failures.append(
             Failure(name, f"{left_out:,} more frames could not be read.", "See the first ones for the reasons.")
         )
     return structures, failures
+
+
+def _quietly(items: Iterator[Structure | Failure]) -> Iterator[Structure | Failure]:
+    """Without NumPy's warnings: absurd numbers are for the validation to refuse, not for the log."""
+    with np.errstate(all="ignore"):
+        yield from items
 
 
 class _TooManyAtoms(LimitError):

@@ -16,7 +16,7 @@ from scipy.spatial import KDTree
 from fdcore.errors import FormatError, LimitError
 from fdcore.records import FloatArray
 from fdcore.structures.limits import Limits
-from fdcore.structures.text import quote
+from fdcore.structures.text import plural, quote
 
 # Two images of one atom cannot both be atoms when they are this close: the site stands on a symmetry element.
 SPECIAL_POSITION_A = 0.4
@@ -183,7 +183,7 @@ def expand(
         numbers += [z] * len(pieces[-1])
     if moved:
         shown = ", ".join(moved[:5]) + (" …" if len(moved) > 5 else "")
-        warnings.append(f"{len(moved)} sites moved onto their symmetry element: {quote(shown, 60)}")
+        warnings.append(f"moved {plural(len(moved), 'site')} onto a symmetry element: {quote(shown, 60)}")
     return numbers, np.concatenate(pieces)
 
 
@@ -240,6 +240,6 @@ def merge_duplicates(
         dropped.update(int(owner[j]) for j in close[:1000] if owner[j] > i and numbers[owner[j]] == numbers[i])
     if not dropped:
         return numbers, fractional
-    warnings.append(f"merged {len(dropped)} duplicate sites")
+    warnings.append(f"merged {plural(len(dropped), 'duplicate site')}")
     keep = [i for i in range(len(numbers)) if i not in dropped]
     return [numbers[i] for i in keep], fractional[keep]

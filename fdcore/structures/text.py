@@ -23,23 +23,34 @@ _FORTRAN_EXPONENT = re.compile(r"(?<=[\d.])[dD](?=[+-]?\d)")
 HEAVY_HYDROGEN = {"D": 1, "T": 1}
 
 
-def clean(text: str, length: int) -> str:
-    """One line without control, bidirectional or unassigned characters, its middle left out beyond `length`."""
+def clean(text: str, length: int, tail: int = 0) -> str:
+    """One line without control, bidirectional or unassigned characters; beyond `length` only its end of `tail` is kept."""
     # Only a little more than is shown is looked at: names and snippets can be megabytes long.
-    text = text if len(text) <= 4 * length else text[: 2 * length] + text[-2 * length :]
+    text = text if len(text) <= 8 * length else text[: 4 * length] + text[-4 * length :]
     text = "".join(" " if c in "\t\r\n" else c for c in text if c in "\t\r\n" or unicodedata.category(c)[0] != "C")
     text = " ".join(text.split())
-    return text if len(text) <= length else f"{text[: length // 2]}…{text[-(length - length // 2 - 1) :]}"
+    if len(text) <= length:
+        return text
+    return f"{text[: length - tail - 1]}…{text[len(text) - tail :]}"
 
 
 def clean_name(name: str) -> str:
     """The display name of a source; never empty, at most MAX_NAME characters, plain text."""
-    return clean(name, MAX_NAME) or "unnamed"
+    return clean(name, MAX_NAME, tail=MAX_NAME // 2) or "unnamed"
 
 
 def quote(text: str, length: int = 40) -> str:
     """A snippet of the file for an error message."""
     return f"“{clean(text, length)}”"
+
+
+def plural(n: int, word: str) -> str:
+    """1 atom, 2 atoms, 20,000 atoms."""
+    return f"{n:,} {word}" if n == 1 else f"{n:,} {word}s"
+
+
+def capital(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
 
 
 def decode(data: bytes) -> str:
@@ -102,7 +113,7 @@ def whole(token: str, what: str) -> int:
         value = math.nan
     if not math.isfinite(value) or value != round(value) or abs(value) > 1e6:
         raise FormatError(
-            f"{what} is {quote(token)}, not a whole number.", f"Correct {what} in the file or leave it out."
+            f"{capital(what)} is {quote(token)}, not a whole number.", f"Correct {what} in the file or leave it out."
         )
     return round(value)
 

@@ -15,7 +15,7 @@ import numpy as np
 from fdcore.errors import FormatError, LimitError, StructureError
 from fdcore.records import Failure, FloatArray, Structure
 from fdcore.structures.limits import Limits
-from fdcore.structures.text import HEAVY_HYDROGEN, element, number, quote, whole
+from fdcore.structures.text import HEAVY_HYDROGEN, element, number, plural, quote, whole
 
 MAX_COMMENT = 100_000
 # Every repetition is bounded: a comment of unclosed brackets must not cost the square of its length.
@@ -75,7 +75,7 @@ def read_xyz(text: str, limits: Limits) -> Iterator[Structure | Failure]:
         if n > max(there, 0):
             # The comment line may be all that is left of the file's end.
             raise FormatError(
-                f"Frame {index + 1} declares {n:,} atoms, but only {max(there, 0):,} lines follow: "
+                f"Frame {index + 1} declares {n:,} atoms, but only {plural(max(there, 0), 'line')} left: "
                 "the file is torn, or its count is wrong.",
                 "Correct the count in the frame's first line, or write the file again.",
             )
@@ -172,6 +172,7 @@ def _columns(properties: str) -> _Columns:
     at = 0
     for name, kind, size in zip(parts[::3], parts[1::3], parts[2::3], strict=False):
         if not re.fullmatch(r"[1-9]\d{0,3}", size) or kind.upper() not in ("S", "R", "I", "L"):
+            places.clear()
             break
         places.setdefault(name.lower(), (at, kind.upper(), int(size)))
         at += int(size)
@@ -179,13 +180,7 @@ def _columns(properties: str) -> _Columns:
     numbers = next((places[name] for name in _NUMBER_COLUMNS if name in places), None)
     position = next((places[name] for name in _POSITION_COLUMNS if name in places), None)
     species = symbols or numbers
-    if (
-        len(parts) % 3
-        or sum(p[2] for p in places.values()) != at
-        or species is None
-        or position is None
-        or position[2] != 3
-    ):
+    if len(parts) % 3 or species is None or position is None or position[2] != 3:
         raise FormatError(
             f"Properties={quote(properties)} does not describe the atom lines.",
             "It must name a species (or Z) column and three pos columns, e.g. Properties=species:S:1:pos:R:3.",
