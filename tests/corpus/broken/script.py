@@ -1,0 +1,2 @@
+from ase.build import bulk
+bulk('Cu').write('x.cif')
