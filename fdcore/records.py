@@ -190,6 +190,8 @@ class ModelCard:
     not_for: str = ""
     source: str = ""
     citation: str = ""
+    # Where the package's own loader fetches the weights from; empty for embedded ones.
+    address: str = ""
     sha256: str = ""
 
     def covers(self, numbers: ArrayLike) -> tuple[str, ...]:

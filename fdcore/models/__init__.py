@@ -23,8 +23,8 @@ DTYPES = ("float32", "float64")
 
 @dataclass(frozen=True)
 class Family:
-    """Where a family's cards and loader live: `cards` has CARDS, `loader` has load(card, device, dtype, weights) -> Model
-    and cached_file(model_id) -> Path | None."""
+    """Where a family's cards and loader live: `cards` (light) has CARDS and, where weights are downloaded,
+    cached_file(card) -> Path | None; `loader` (heavy) has load(card, device, dtype, weights) -> Model."""
 
     cards: str
     loader: str
@@ -61,7 +61,7 @@ def is_here(model_card: ModelCard) -> bool:
     """Whether the weights are on this machine: embedded, or in the package's download cache."""
     if model_card.weights == "embedded":
         return True
-    return importlib.import_module(FAMILIES[model_card.family].loader).cached_file(model_card.id) is not None
+    return importlib.import_module(FAMILIES[model_card.family].cards).cached_file(model_card) is not None
 
 
 def load_model(

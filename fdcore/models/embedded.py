@@ -25,9 +25,3 @@ def load(card: ModelCard, device: str, dtype: str, weights: Path | None = None) 
     model = OrbModel(card, module, adapter, device, dtype)
     model.weights_sha256 = sha256
     return model
-
-
-def cached_file(model_id: str) -> Path | None:
-    """The shipped file."""
-    path = data.path("models", f"{model_id}.safetensors")
-    return path if path.is_file() else None

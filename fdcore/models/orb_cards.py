@@ -6,6 +6,8 @@ Sizes and addresses: orb-models 0.7.0 (`orb_models.forcefield.pretrained`); trai
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ase.data import chemical_symbols
 
 from fdcore.records import ModelCard
@@ -31,6 +33,35 @@ MPTRJ = ("MPtrj: relaxation trajectories of inorganic crystals", "PBE / PBE+U, M
 CAP_20 = "Keeps the 20 nearest neighbours: its energy jumps when that set changes, and in perfect crystals the cut splits a shell."
 CAP_120 = "Keeps up to 120 neighbours within 6 Å, which is all of them except in very dense crystals."
 
+# What orb-models' loaders download (their default `weights_path`; a test compares).
+PUBLISHER = "https://orbitalmaterials-public-models.s3.us-west-1.amazonaws.com/forcefields/"
+FILES = {
+    "orb-v3-direct-inf-mpa": "orb-v3/orb-v3-direct-inf-mpa-20250404.ckpt",
+    "orb-v3-direct-20-mpa": "orb-v3/orb-v3-direct-20-mpa-20250404.ckpt",
+    "orb-v3-direct-inf-omat": "orb-v3/orb-v3-direct-inf-omat-20250404.ckpt",
+    "orb-v3-direct-20-omat": "orb-v3/orb-v3-direct-20-omat-20250404.ckpt",
+    "orb-v3-direct-omol": "orb-v3-direct-omol-20250820.ckpt",
+    "orb-d3-xs-v2": "orb-d3-xs-v2-20241011.ckpt",
+    "orb-d3-sm-v2": "orb-d3-sm-v2-20241011.ckpt",
+    "orb-d3-v2": "orb-d3-v2-20241011.ckpt",
+    "orb-v2": "orb-v2-20241011.ckpt",
+    "orb-mptraj-only-v2": "orb-mptraj-only-v2-20241014.ckpt",
+    "orb-v3-conservative-inf-mpa": "orb-v3/orb-v3-conservative-inf-mpa-20250404.ckpt",
+    "orb-v3-conservative-20-mpa": "orb-v3/orb-v3-conservative-20-mpa-20250404.ckpt",
+    "orb-v3-conservative-inf-omat": "orb-v3/orb-v3-conservative-inf-omat-20250404.ckpt",
+    "orb-v3-conservative-20-omat": "orb-v3/orb-v3-conservative-20-omat-20250404.ckpt",
+    "orb-v3-conservative-omol": "orb-v3-conservative-omol-20250820.ckpt",
+}
+
+
+def cached_file(card: ModelCard) -> Path | None:
+    """Where the package's download cache holds these weights, or None; imports neither torch nor the package."""
+    from cached_path import get_cache_dir
+    from cached_path.util import find_latest_cached
+
+    found = find_latest_cached(card.address, get_cache_dir())
+    return Path(found) if found else None
+
 
 def _v2(id: str, data: tuple[str, str], millions: float) -> ModelCard:
     return ModelCard(
@@ -51,6 +82,7 @@ def _v2(id: str, data: tuple[str, str], millions: float) -> ModelCard:
         not_for="Charged systems, and molecules far from anything inorganic.",
         source="orb-models 0.7.0",
         citation=V2,
+        address=PUBLISHER + FILES[id],
     )
 
 
@@ -78,6 +110,7 @@ def _v3(id: str, data: tuple[str, str], cap: int, *, kind: str = "direct", omol:
         not_for="Crystals and metals." if omol else "Charged systems, and molecules far from anything inorganic.",
         source="orb-models 0.7.0",
         citation=V3,
+        address=PUBLISHER + FILES[id],
     )
 
 

@@ -18,6 +18,7 @@ from orb_models.forcefield.pretrained import ORB_PRETRAINED_MODELS
 from fdcore.errors import WeightsError
 from fdcore.models.base import file_sha256
 from fdcore.models.orb import OrbModel, Regressor
+from fdcore.models.orb_cards import cached_file
 from fdcore.records import ModelCard
 
 # One load at a time: the package's loaders change process-wide settings.
@@ -38,7 +39,7 @@ def load(card: ModelCard, device: str, dtype: str, weights: Path | None = None) 
     with _LOADING, _global_settings_kept():
         try:
             module, adapter = loader(**options)
-            file = weights if weights is not None else cached_file(card.id)
+            file = weights if weights is not None else cached_file(card)
             keys = _checkpoint_keys(file)
         except WeightsError:
             raise
@@ -48,20 +49,6 @@ def load(card: ModelCard, device: str, dtype: str, weights: Path | None = None) 
     model = OrbModel(card, module, adapter, device, dtype)
     model.weights_sha256 = file_sha256(file) if file is not None else ""
     return model
-
-
-def cached_file(model_id: str) -> Path | None:
-    """Where the package's download cache holds the weights of this model, or None."""
-    from cached_path import get_cache_dir
-    from cached_path.util import find_latest_cached
-
-    found = find_latest_cached(weights_address(model_id), get_cache_dir())
-    return Path(found) if found else None
-
-
-def weights_address(model_id: str) -> str:
-    """The official address of the weights, as the package's loader declares it."""
-    return ORB_PRETRAINED_MODELS[model_id].__defaults__[0]
 
 
 # Not "float32-high": TF32 matrix products on a GPU would put noise of 1e-3 into the difference that we measure.
@@ -124,7 +111,7 @@ def _weights_error(card: ModelCard, weights: Path | None, error: Exception) -> W
     if weights is None:
         return WeightsError(
             f"The weights of {card.id} ({card.download_MB:.0f} MB) could not be downloaded: {short}",
-            f"Check the network, or fetch {weights_address(card.id)} elsewhere and pass it with --weights.",
+            f"Check the network, or fetch {card.address} elsewhere and pass it with --weights.",
         )
     if not weights.is_file():
         return WeightsError(f"There is no file {weights}.", "Check the path given with --weights.")

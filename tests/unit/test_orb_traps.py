@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import ase
 import numpy as np
 import pytest
@@ -11,7 +14,14 @@ from orb_models.forcefield.models.forcefield_heads import ForceHead
 from orb_models.forcefield.pretrained import ORB_PRETRAINED_MODELS, orb_v3_conservative_architecture
 
 import fdcore
-from fdcore.errors import ComputeError, GeometryError, UnknownModelError, UnsupportedStructureError, UsageError, WeightsError
+from fdcore.errors import (
+    ComputeError,
+    GeometryError,
+    UnknownModelError,
+    UnsupportedStructureError,
+    UsageError,
+    WeightsError,
+)
 from fdcore.models import list_models, load_model
 from fdcore.models.orb import OrbModel
 
@@ -42,6 +52,17 @@ def test_every_published_direct_model_has_a_card():
         "orb-mptraj-only-v2",
     }
     assert named <= ids <= set(ORB_PRETRAINED_MODELS)
+
+
+def test_addresses_are_the_loaders_own():
+    for card in list_models():
+        if card.family == "orb":
+            assert card.address == ORB_PRETRAINED_MODELS[card.id].__defaults__[0]
+
+
+def test_listing_models_needs_no_torch():
+    code = "import sys, fdcore; [fdcore.models.is_here(c) for c in fdcore.list_models()]; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_loading_leaves_global_settings_alone(random_checkpoint):
@@ -96,7 +117,11 @@ def test_legacy_names_of_v2_heads_are_understood(random_checkpoint, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(b"", "cannot be loaded"), (b"not a checkpoint at all", "cannot be loaded"), (b"PK\x03\x04broken", "cannot be loaded")],
+    [
+        (b"", "cannot be loaded"),
+        (b"not a checkpoint at all", "cannot be loaded"),
+        (b"PK\x03\x04broken", "cannot be loaded"),
+    ],
 )
 def test_damaged_files_are_named(tmp_path, content, says):
     (tmp_path / "bad.ckpt").write_bytes(content)
@@ -183,7 +208,7 @@ def test_a_conservative_regressor_with_a_direct_head_gives_both_forces():
         own = module.predict(adapter.from_ase_atoms(atoms, device="cpu"))
     np.testing.assert_allclose(ev.forces_conservative, own["grad_forces"].detach().numpy(), atol=1e-4)
     np.testing.assert_allclose(ev.forces_direct, own["forces"].detach().numpy(), atol=1e-5)
-    assert ev.energy == pytest.approx(float(own["energy"]), abs=1e-4)
+    assert ev.energy == pytest.approx(own["energy"].item(), abs=1e-4)
 
 
 def test_energy_and_direct_force_are_the_packages_own(uncapped):
