@@ -34,12 +34,14 @@ def read_cif(text: str, limits: Limits) -> Iterator[Structure | Failure]:
         raise FormatError(
             f"The CIF is broken{line}.", "Open it in the program that wrote it (or VESTA, Mercury) and save it again."
         ) from error
+    if len(document) > limits.max_frames:
+        raise LimitError(
+            f"The CIF has {len(document):,} data blocks; at most {limits.max_frames:,} are read.", "Split the file."
+        )
     index = 0
     for block in document:
         if not _has_atoms(block):
             continue
-        if index >= limits.max_frames:
-            raise LimitError(f"The CIF has more than {limits.max_frames:,} structures.", "Split the file.")
         try:
             yield _structure(block, index, limits, list(general))
         except StructureError as error:
@@ -157,6 +159,8 @@ def _sites(block: gemmi.cif.Block, limits: Limits, warnings: list[str]) -> Sites
             "Save the CIF again.",
         )
     labels = names if names and len(names) == n else species
+    if types is None:
+        warnings.append("elements taken from the site labels")
     fractional = np.array([[gemmi.cif.as_number(v) for v in columns[c] or []] for c in "xyz"]).T
     keep = _really_there(block, labels, warnings)
     formula = _formula_elements(block)
@@ -170,7 +174,7 @@ def _sites(block: gemmi.cif.Block, limits: Limits, warnings: list[str]) -> Sites
             )
         numbers.append(z)
     chosen = [labels[i] for i in np.flatnonzero(keep)]
-    if any(re.match(r"(D|T)(?![a-z])", species[i]) for i in np.flatnonzero(keep)):
+    if any(re.match(r"[DT](?![A-Za-z])", species[i]) for i in np.flatnonzero(keep)):
         warnings.append("deuterium read as hydrogen")
     if not chosen:
         raise GeometryError("No site of the CIF has atoms on it.", "Check the occupancies.")
@@ -222,10 +226,11 @@ def _formula_elements(block: gemmi.cif.Block) -> set[int]:
 
 def _element_of(species: str, label: str, typed: bool, formula: set[int]) -> int | None:
     """Na out of Na1+, NA, Na+; a bare label such as CA1 is read with the help of the formula."""
-    letters = re.match(r"[A-Za-z]+", species)
+    # A type is a symbol and perhaps a charge; H2O is not hydrogen. A label may end in anything: O12B.
+    letters = re.match(r"([A-Za-z]+)[\d.+\-'_*()]*$" if typed else r"([A-Za-z]+)", species)
     if letters is None:
         return None
-    word = letters[0]
+    word = letters[1]
     if typed:
         # More letters than a symbol has, or a word such as Wat, is not guessed at.
         return element(word) if len(word) <= 2 else None

@@ -74,6 +74,8 @@ class Child:
             raise
         finally:
             timer.cancel()
+            if timer.passed:
+                self.kill()
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self.process is not None and self.process.poll() is None:
@@ -116,18 +118,23 @@ class _Deadline:
 
     def __init__(self, process: subprocess.Popen[bytes], seconds: float) -> None:
         self.process = process
-        self.passed = False
+        self.passed = self._over = False
+        self._lock = threading.Lock()
         self._timer = threading.Timer(seconds, self._kill)
         self._timer.daemon = True
         self._timer.start()
 
     def _kill(self) -> None:
-        self.passed = True
-        with contextlib.suppress(OSError):
-            self.process.kill()
+        with self._lock, contextlib.suppress(OSError):
+            if not self._over:
+                self.passed = True
+                self.process.kill()
 
     def cancel(self) -> None:
         self._timer.cancel()
+        # A timer that is just firing must not kill the child while it has the next file.
+        with self._lock:
+            self._over = True
 
 
 def _pipes(process: subprocess.Popen[bytes]) -> tuple[BinaryIO, BinaryIO]:

@@ -86,6 +86,8 @@ def _scaled(cell: FloatArray, line: str) -> tuple[FloatArray, FloatArray | float
         raise FormatError(f"Line 2 should hold the scaling factor but reads {quote(line)}.", "Usually it is 1.0.")
     if len(values) == 3 and all(v > 0 for v in values):
         return cell * np.array(values), np.array(values)
+    if len(values) == 3:
+        raise GeometryError(f"The scaling factors in line 2 are {quote(line)}.", "Three factors must all be above 0.")
     factor = values[0]
     if factor == 0 or not np.isfinite(factor):
         raise GeometryError(

@@ -62,7 +62,7 @@ def value_of(block: gemmi.cif.Block, tags: tuple[str, ...]) -> str | None:
 def operations(block: gemmi.cif.Block, warnings: list[str]) -> tuple[FloatArray, FloatArray]:
     """Rotations (m, 3, 3) and translations (m, 3) on fractional columns, the identity first."""
     for tag in _OPERATION_TAGS:
-        texts = [gemmi.cif.as_string(v) for v in block.find_values(tag)] if block.find_values(tag) else []
+        texts = [gemmi.cif.as_string(v) for v in block.find_values(tag) if v not in ("?", ".")]
         if texts:
             ops = _listed(texts)
             break
@@ -237,7 +237,7 @@ def merge_duplicates(
         if i in dropped:
             continue
         close = tree.query_ball_point(points[i] @ cell, limits.min_distance_A)
-        dropped.update(int(owner[j]) for j in close[:1000] if owner[j] > i and numbers[owner[j]] == numbers[i])
+        dropped.update(int(owner[j]) for j in close if owner[j] > i and numbers[owner[j]] == numbers[i])
     if not dropped:
         return numbers, fractional
     warnings.append(f"merged {plural(len(dropped), 'duplicate site')}")
