@@ -137,7 +137,7 @@ def _numbers(
     if names is not None:
         if len(names) < len(counts):
             raise FormatError(
-                f"The POSCAR names {len(names)} elements ({quote(' '.join(names))}) but gives {plural(len(counts), 'count')}.",
+                f"The POSCAR names {plural(len(names), 'element')} ({quote(' '.join(names))}) but gives {plural(len(counts), 'count')}.",
                 "Give one count per element.",
             )
         per_kind = _elements(names[: len(counts)], warnings)
@@ -159,7 +159,7 @@ def _numbers(
         warnings.append("element names taken from the comment line")
         return np.repeat(_elements(known, warnings), counts).tolist()
     raise FormatError(
-        f"The POSCAR (VASP 4 style) does not name its {len(counts)} elements.",
+        f"The POSCAR (VASP 4 style) does not name its {plural(len(counts), 'element')}.",
         "Insert a line with the element names above the counts, e.g. “Na Cl”.",
     )
 

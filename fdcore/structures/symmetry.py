@@ -127,7 +127,8 @@ def _named_group(block: gemmi.cif.Block, warnings: list[str]) -> gemmi.GroupOps:
             raise FormatError(
                 f"The space group {quote(name)} is not known.", "Save the structure again, expanded to P1."
             )
-        if group.number != 1:
+        # Two origins, or hexagonal and rhombohedral axes: the name alone does not tell which the positions are for.
+        if ":" in group.xhm():
             warnings.append(f"symmetry operations taken from the group name {group.xhm()}")
         return group.operations()
     number = value_of(block, _NUMBER_TAGS)
@@ -138,7 +139,7 @@ def _named_group(block: gemmi.cif.Block, warnings: list[str]) -> gemmi.GroupOps:
                 f"There is no space group number {quote(number)}.", "Save the structure again, expanded to P1."
             )
         group = gemmi.get_spacegroup_reference_setting(int(number))
-        if group.number != 1:
+        if sum(other.number == group.number for other in gemmi.spacegroup_table()) > 1:
             warnings.append(f"symmetry operations taken from the group number, setting {group.xhm()}")
         return group.operations()
     warnings.append("the file names no symmetry: read as P1")
