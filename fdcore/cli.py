@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
@@ -128,23 +128,36 @@ def _score(arguments: argparse.Namespace, results: TextIO) -> int:
         _require_writable(getattr(arguments, name))
     from fdcore import export
 
+    # Wrong names are usage errors whatever the files hold, and known before anything is read.
+    card = services.card(arguments.model or services.default_model_id())
+    if arguments.weights is not None and not Path(arguments.weights).is_file():
+        raise UsageError(f"There is no file {arguments.weights}.", "Check the path given with --weights.")
     parsed = _read(arguments.files)
     structures = [services.with_charge_spin(s, arguments.charge, arguments.spin) for s in parsed.structures]
-    model = services.load_model(arguments.model, arguments.device, arguments.dtype, arguments.weights)
     failures = list(parsed.failures)
     scores: list[Score] = []
+    settings: dict | None = None
     try:
-        for item in _progress(services.score(model, structures), len(structures)):
-            (scores if isinstance(item, Score) else failures).append(item)  # type: ignore[arg-type]
-    finally:
-        # Ctrl-C keeps what was scored.
-        settings = services.settings(model)
-        _write(arguments.json, lambda: export.scores_json(scores, failures, model.card.id, settings), results)
-        _write(arguments.csv, lambda: export.scores_csv(scores, failures), results)
-        if scores:
-            _write(arguments.extxyz, lambda: export.scores_extxyz(scores, settings), results)
+        if structures:
+            model = services.load_model(card.id, arguments.device, arguments.dtype, arguments.weights)
+            settings = services.settings(model)
+            for item in _progress(services.score(model, structures), len(structures)):
+                if isinstance(item, Score):
+                    scores.append(item)
+                else:
+                    failures.append(item)
+    except KeyboardInterrupt:
+        print("fdcore: stopped; what was scored is kept", file=sys.stderr)
+        failures += [
+            Failure(file=s.file, error="Not scored: stopped.", hint="Run it again.", index=s.index)
+            for s in structures[len(scores) + len(failures) - len(parsed.failures) :]
+        ]
+    _write(arguments.json, lambda: export.scores_json(scores, failures, card.id, settings), results)
+    _write(arguments.csv, lambda: export.scores_csv(scores, failures), results)
+    if scores:
+        _write(arguments.extxyz, lambda: export.scores_extxyz(scores, settings), results)
     if not on_stdout:
-        _print_scores(scores, failures, model.card, results)
+        _print_scores(scores, failures, card, results)
     else:
         _print_failures(failures)
     return EXIT_PARTLY if failures else EXIT_OK
@@ -270,7 +283,7 @@ def _require_writable(path: str | None) -> None:
         raise UsageError(f"Nothing can be written to {path}.", "Name a folder that exists and is writable.")
 
 
-def _write(path: str | None, text, results: TextIO) -> None:
+def _write(path: str | None, text: Callable[[], str], results: TextIO) -> None:
     if path is None:
         return
     if path == "-":

@@ -60,13 +60,13 @@ def set_normalisers(module: DirectForcefieldRegressor, frames: list[Atoms]) -> N
     ridge = 1e-6 * len(frames) * np.eye(118)
     weights = np.linalg.solve(fractions.T @ fractions + ridge, fractions.T @ per_atom)
     energy, forces = module.heads["energy"], module.heads["forces"]
-    energy.reference.linear.weight.data = torch.tensor(weights[None], dtype=torch.float32)
+    energy.reference.linear.weight.data = torch.tensor(weights, dtype=torch.float32)
     residual = per_atom - fractions @ weights
     components = np.concatenate([a.arrays["forces_reference"].ravel() for a in frames])
     for head, mean, std in ((energy, residual.mean(), residual.std()), (forces, 0.0, components.std())):
         head.normalizer.bn.running_mean = torch.tensor([mean], dtype=torch.float32)
         head.normalizer.bn.running_var = torch.tensor([std**2], dtype=torch.float32)
-        head.normalizer.bn.num_batches_tracked = torch.tensor([1000])
+        head.normalizer.bn.num_batches_tracked = torch.tensor(1000)
 
 
 def learning_rate(step: int, total: int, peak: float) -> float:
@@ -82,11 +82,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("training/work"))
     parser.add_argument("--out", type=Path, default=Path("training/work/fd-orb-small-v1"))
     parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--batch", type=int, default=16, help="structures per step")
-    parser.add_argument("--peak-learning-rate", type=float, default=1.5e-3)
+    parser.add_argument("--batch", type=int, default=8, help="structures per step")
+    parser.add_argument("--peak-learning-rate", type=float, default=8e-4)
     parser.add_argument("--ema", type=float, default=0.999)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--config", type=json.loads, default={}, help="JSON of SmallOrbConfig fields")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

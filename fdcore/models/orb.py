@@ -14,12 +14,7 @@ from typing import Any
 import ase
 import numpy as np
 import torch
-import warp
 from numpy.typing import NDArray
-
-# The neighbour-list kernels greet on stdout, which belongs to the caller (`fdcore score --json -`).
-warp.config.quiet = True
-
 from orb_models.common.atoms.batch.graph_batch import AtomGraphs
 from orb_models.common.models.nn_util import ChargeSpinConditioner
 from orb_models.forcefield.forcefield_adapter import ForcefieldAtomsAdapter
@@ -87,14 +82,13 @@ class OrbModel(Model):
             "output_dtype": self.torch_dtype,
             "max_num_neighbors": max_num_neighbors,
         }
-        if len(atoms) == 1 or self.card.neighbour_cap is not None:
+        # The neighbour-list package compiles a small helper on first use: 10 s of waiting for nothing that can be measured.
+        with torch.compiler.set_stance("force_eager"):
+            one_kind = len({s.periodic for s in structures}) == 1
+            if len(atoms) > 1 and one_kind and self.card.neighbour_cap is None:
+                return self.adapter.from_ase_atoms_list(atoms, **options)
             parts = [self.adapter.from_ase_atoms(a, **options) for a in atoms]
-            return parts[0] if len(parts) == 1 else AtomGraphs.batch(parts)
-        kinds = {s.periodic for s in structures}
-        if len(kinds) == 1:
-            return self.adapter.from_ase_atoms_list(atoms, **options)
-        parts = [self.adapter.from_ase_atoms(a, **options) for a in atoms]
-        return AtomGraphs.batch(parts)
+        return parts[0] if len(parts) == 1 else AtomGraphs.batch(parts)
 
     def _atoms(self, structure: Structure) -> ase.Atoms:
         # The package decides by `cell == 0` whether to remove the net torque, so a molecule's cell must be zero.
