@@ -19,10 +19,9 @@ with words_column:
         "In nature the two are one. In the model they are learnt separately: where it has seen enough they agree, where it has to "
         "guess they drift apart. That gap needs no reference calculation and no second model:"
     )
-    st.latex(
-        r"U_\Delta=\sqrt{\tfrac{1}{3N}\sum_{i=1}^{N}|\mathbf{F}_{nc,i}-\mathbf{F}_{c,i}|^2}\qquad "
-        r"u_i=\sqrt{\tfrac13|\mathbf{F}_{nc,i}-\mathbf{F}_{c,i}|^2}"
-    )
+    # Two formulas, so that neither scrolls in a narrow window.
+    st.latex(r"U_\Delta=\sqrt{\tfrac{1}{3N}\sum_{i=1}^{N}|\mathbf{F}_{nc,i}-\mathbf{F}_{c,i}|^2}")
+    st.latex(r"u_i=\sqrt{\tfrac13|\mathbf{F}_{nc,i}-\mathbf{F}_{c,i}|^2}")
     st.caption(
         "Both in eV/Å. U_Delta is the root mean square of u_i over the atoms: equation 2 of *When forces disagree*."
     )

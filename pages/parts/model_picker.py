@@ -8,7 +8,7 @@ import streamlit as st
 
 from fdcore import services
 from fdcore.records import ModelCard
-from pages.parts import session, warm
+from pages.parts import session
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("float32", "float64")
@@ -35,7 +35,7 @@ def place(card: ModelCard) -> str:
     """Whether the weights are on this machine, in words."""
     if card.weights == "embedded":
         return "comes with the app"
-    if warm.is_here(card.id):
+    if services.model_is_here(card):
         return "on this machine"
     gate = ", gated" if card.weights == "gated" else ""
     return f"download of {card.download_MB:.0f} MB{gate}"

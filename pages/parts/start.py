@@ -37,4 +37,10 @@ def what_will_come() -> None:
                     key="try_example",
                 )
         with picture:
-            st.image(str(_STATIC / "preview.png"), caption="What a result looks like", width="stretch")
+            # The picture follows the theme; a server that does not know it yet shows the light one.
+            shade = "dark" if st.context.theme.type == "dark" else "light"
+            st.image(
+                str(_STATIC / f"preview-{shade}.png"),
+                width="stretch",
+                alt="A result: the verdict with U_Delta, the structure in 3D coloured by disagreement, the evidence beside it.",
+            )

@@ -46,29 +46,6 @@ def start_default() -> None:
     _slot(services.default_model_id(), "auto", "float32")
 
 
-@st.cache_resource(show_spinner=False, ttl=60)
-def _looked_up() -> Future:
-    """Which models' weights are here. Asking the packages imports them, which takes seconds the first page does not have."""
-    found: Future = Future()
-
-    def look() -> None:
-        try:
-            found.set_result({card.id for card in services.list_models() if services.model_is_here(card)})
-        except BaseException as error:
-            found.set_exception(error)
-
-    threading.Thread(target=look, daemon=True, name="which models are here").start()
-    return found
-
-
-def is_here(model_id: str) -> bool | None:
-    """Whether the weights are on this machine; None while that is not known yet."""
-    if services.card(model_id).weights == "embedded":
-        return True
-    found = _looked_up()
-    return model_id in found.result() if found.done() and found.exception() is None else None
-
-
 def is_done(model_id: str, device: str, dtype: str) -> bool:
     """Whether loading has ended, well or badly. Starts it where it has not begun."""
     return _slot(model_id, device, dtype).done()

@@ -18,11 +18,18 @@ import pytest
 ROOT = Path(__file__).parents[2]
 CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
 # Software rendering everywhere, and nothing that a browser does of its own accord.
-FLAGS = (
-    "--no-sandbox --disable-background-networking --disable-component-update --disable-sync --no-first-run --use-gl=angle "
-    "--use-angle=swiftshader --enable-unsafe-swiftshader --ignore-gpu-blocklist"
-).split()
-PATIENCE_MS = 90_000
+FLAGS = [
+    "--no-sandbox",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--use-gl=angle",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--ignore-gpu-blocklist",
+]
+PATIENCE_MS = int(os.environ.get("FD_PATIENCE_MS", "90000"))
 
 
 def pytest_collection_modifyitems(items):
