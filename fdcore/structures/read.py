@@ -51,6 +51,8 @@ def read_source(source: Source, limits: Limits) -> tuple[list[Structure], list[F
                 failures.append(failure)
             else:
                 left_out += 1
+        if not structures and not failures:
+            raise FormatError("The file holds no structure.", "Save it again with its atoms.")
     except StructureError as error:
         # The frames before it stay; where there are none, it is the file that failed.
         index = len(structures) + len(failures) + left_out if structures or failures else None

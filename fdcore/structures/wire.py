@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from fdcore.records import Failure, FloatArray, Structure
+from fdcore.records import Failure, FloatArray, Structure, frozen_array
 from fdcore.structures.limits import Limits, Source
 
 _HEAD = struct.Struct("<4sIQ")
@@ -127,7 +127,7 @@ def _result_of(header: dict[str, Any], body: bytes) -> tuple[list[Structure], li
         numbers, positions, cell = take(n, "<i8"), take(3 * n).reshape(n, 3), take(9).reshape(3, 3)
         labels: dict[str, FloatArray | float] = {}
         for key in head["labels"]:
-            labels[key] = float(take(1)[0]) if key == "energy_eV" else take(3 * n).reshape(n, 3)
+            labels[key] = float(take(1)[0]) if key == "energy_eV" else frozen_array(take(3 * n).reshape(n, 3))
         periodic = bool(head["periodic"])
         structures.append(
             Structure(

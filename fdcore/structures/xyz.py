@@ -42,6 +42,8 @@ class _Columns:
     position: int = 1
     forces: int | None = None
     width: int = 4
+    # A result that Force Delta exported: its energy is a model's, not a reference.
+    own_result: bool = False
 
 
 @dataclass
@@ -117,7 +119,7 @@ def _frame(comment: str, rows: list[str], first_line: int, index: int) -> Struct
     cell, pbc = _cell(frame.info, warnings)
     labels: dict[str, FloatArray | float] = {}
     energy = _first(frame.info, _ENERGY_KEYS)
-    if energy is not None:
+    if energy is not None and not columns.own_result:
         try:
             value = number(energy)
         except ValueError:
@@ -186,7 +188,9 @@ def _columns(properties: str) -> _Columns:
             "It must name a species (or Z) column and three pos columns, e.g. Properties=species:S:1:pos:R:3.",
         )
     forces = next((places[name] for name in _FORCE_COLUMNS if name in places and places[name][2] == 3), None)
-    return _Columns(species[0], symbols is None, position[0], forces[0] if forces else None, at)
+    return _Columns(
+        species[0], symbols is None, position[0], forces[0] if forces else None, at, "forces_direct" in places
+    )
 
 
 def _numbers(tokens: list[list[str]], column: int, first_line: int, rows: list[str]) -> FloatArray:

@@ -112,6 +112,16 @@ def test_two_thousand_sites_of_cif_are_no_burden() -> None:
     assert time.monotonic() - started < 2
 
 
+def test_a_thousand_frames_take_no_time() -> None:
+    frame = '50\nLattice="10 0 0 0 10 0 0 0 10" Properties=species:S:1:pos:R:3 pbc="T T T"\n'
+    frame += "".join(f"Cu {2 * (i % 5)} {2 * (i // 5 % 5)} {4 * (i // 25)}\n" for i in range(50))
+    read_sources([Source("warm.xyz", WATER)])
+    started = time.monotonic()
+    assert len(read_sources([Source("md.extxyz", frame.encode() * 1000)]).structures) == 1000
+    # Half a second on an idle core.
+    assert time.monotonic() - started < 4
+
+
 def test_memory_is_bounded() -> None:
     pytest.importorskip("resource")
     if sys.platform == "darwin":

@@ -314,6 +314,15 @@ def test_reference_labels_that_are_not_finite_are_left_out() -> None:
     assert structure.labels == {} and len(structure.warnings) == 2
 
 
+def test_an_exported_result_is_no_reference() -> None:
+    head = "Properties=species:S:1:pos:R:3:forces_direct:R:3:forces_conservative:R:3 energy_eV=-31.7"
+    assert one(xyz(head, "H 0 0 0 0 0 1 0 0 1\nH 0 0 .74 0 0 -1 0 0 -1\n")).labels == {}
+
+
+def test_text_without_any_structure_is_told() -> None:
+    assert "no structure" in error(b"\x1a", "x.xyz")
+
+
 def test_forces_of_a_plain_xyz_have_no_unit_and_are_no_labels() -> None:
     assert one(xyz("-1.16", "H 0 0 0 0 0 1\nH 0 0 .74 0 0 -1\n")).labels == {}
 
