@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -173,13 +174,15 @@ def _read(files: Sequence[str]) -> services.Parsed:
 
 def _print_scores(scores: Sequence[Score], failures: Sequence[Failure], card: ModelCard, out: TextIO) -> None:
     if scores:
-        width = max(len(_label(s)) for s in scores)
+        frames = Counter(s.structure.file for s in scores)
+        labels = {id(s): _label(s, frames[s.structure.file] > 1) for s in scores}
+        width = max(9, *map(len, labels.values()))
         print(f"{'structure':<{width}}  {'formula':<16} atoms  U_Delta eV/Å  worst atom     verdict", file=out)
         for score in sorted(scores, key=lambda s: -s.evaluation.force_delta):
             per_atom = score.evaluation.force_delta_per_atom
             worst = int(per_atom.argmax())
             print(
-                f"{_label(score):<{width}}  {score.structure.formula:<16.16} {score.structure.n_atoms:5d}  "
+                f"{labels[id(score)]:<{width}}  {score.structure.formula:<16.16} {score.structure.n_atoms:5d}  "
                 f"{score.evaluation.force_delta:12.4g}  {score.structure.symbols[worst] + str(worst):<6} "
                 f"{per_atom[worst]:<6.3g}  {score.verdict.level}",
                 file=out,
@@ -190,7 +193,7 @@ def _print_scores(scores: Sequence[Score], failures: Sequence[Failure], card: Mo
                 print(f"  {item.status:<7} {item.name}: {item.text}", file=out)
         for score in scores:
             for warning in score.structure.warnings:
-                print(f"note: {_label(score)}: {warning}", file=sys.stderr)
+                print(f"note: {labels[id(score)]}: {warning}", file=sys.stderr)
         print(f"\nmodel {card.id}; training reference: {card.reference_method}", file=out)
     _print_failures(failures)
 
@@ -201,8 +204,8 @@ def _print_failures(failures: Iterable[Failure]) -> None:
         print(f"failed: {failure.file}{frame}: {failure.error} {failure.hint}".rstrip(), file=sys.stderr)
 
 
-def _label(score: Score) -> str:
-    return f"{score.structure.file}:{score.structure.index}" if score.structure.index else score.structure.file
+def _label(score: Score, several: bool) -> str:
+    return f"{score.structure.file}:{score.structure.index}" if several else score.structure.file
 
 
 # ---- models --------------------------------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ def _quiet_kernels() -> None:
     """The neighbour-list kernels greet on stdout when they are imported and at every first use; errors still show."""
     import warp
 
-    warp.config.quiet = True
+    warp.config.log_level = warp.LOG_ERROR
 
 
 def resolve_device(device: str) -> str:
