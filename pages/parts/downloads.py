@@ -85,7 +85,7 @@ def _source_file(group: str) -> None:
     source = current.sources[0]
     name = source.name if current.origin == "example" else "pasted.txt"
     st.download_button(
-        "The structure",
+        "Input file",
         source.data,
         file_name=name,
         icon=":material/description:",

@@ -48,16 +48,11 @@ def _headline(known: session.Results) -> None:
 
 def _filtered(table):
     """Rows by verdict and by text; the widgets keep their place while the table changes."""
-    left, right = st.columns([3, 2], vertical_alignment="bottom")
+    left, right = st.columns([2, 3], gap="medium")
     present = [level for level in words.LEVELS if (table["verdict"] == level).any()]
     with left:
-        levels = st.pills(
-            "Show",
-            present,
-            selection_mode="multi",
-            default=None,
-            key="filter_level",
-            format_func=lambda v: words.LEVELS[v].word,
+        levels = st.multiselect(
+            "Show", present, key="filter_level", format_func=lambda v: words.LEVELS[v].word, placeholder="every verdict"
         )
     with right:
         text = st.text_input("Filter", key="filter_text", placeholder="file name, formula or reason")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from textwrap import shorten
 
 import streamlit as st
 
@@ -12,6 +13,8 @@ from pages.parts import session
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("float32", "float64")
+# The line under the select box; the whole text is in "About this model".
+TRAINING_DATA_SHOWN = 90
 
 
 def model_picker() -> None:
@@ -72,8 +75,9 @@ def _label(card: ModelCard) -> str:
 def _facts(card: ModelCard) -> str:
     cap = "no neighbour cap" if card.neighbour_cap is None else f"{card.neighbour_cap} neighbours"
     charge = "needs charge and spin" if card.needs_charge_spin else "no charge or spin"
+    trained = shorten(card.training_data, TRAINING_DATA_SHOWN, placeholder=" …")
     return (
-        f"Trained on {card.training_data}; {card.reference_method}. {card.kind.capitalize()} force, {cap}, {charge}, "
+        f"Trained on {trained} [{card.reference_method}]. {card.kind.capitalize()} force, {cap}, {charge}, "
         f"{len(card.elements)} elements, {card.licence}, {place(card)}."
     )
 
@@ -84,12 +88,15 @@ def _model_changed() -> None:
 
 def _charge_and_spin() -> None:
     now = session.settings()
+    structures = session.parsed().structures
+    known = bool(structures) and all(s.charge is not None and s.spin is not None for s in structures)
+    placeholder = "from the file" if known else "needed"
     left, right = st.columns(2)
     charge = left.number_input(
         "Total charge (e)",
         value=now.charge,
         step=1,
-        placeholder="needed",
+        placeholder=placeholder,
         help="Used for structures whose file gives none. A neutral molecule has 0.",
     )
     spin = right.number_input(
@@ -97,7 +104,7 @@ def _charge_and_spin() -> None:
         value=now.spin,
         min_value=1,
         step=1,
-        placeholder="needed",
+        placeholder=placeholder,
         help="1 when all electrons are paired, 2 for a radical, 3 for a triplet.",
     )
     session.set_settings(replace(now, charge=charge, spin=spin))
@@ -105,21 +112,21 @@ def _charge_and_spin() -> None:
 
 def _more_settings() -> None:
     now = session.settings()
-    dtype = st.segmented_control(
+    dtype = st.radio(
         "Precision",
         DTYPES,
-        default=now.dtype,
-        required=True,
+        index=DTYPES.index(now.dtype),
+        horizontal=True,
         help="float32 is what people run; float64 takes about twice the time and memory and shows what is rounding.",
     )
-    device = st.segmented_control(
+    device = st.radio(
         "Device",
         DEVICES,
-        default=now.device,
-        required=True,
+        index=DEVICES.index(now.device),
+        horizontal=True,
         help="auto: a CUDA device where there is one, else the CPU.",
     )
-    new = replace(now, dtype=dtype or now.dtype, device=device or now.device)
+    new = replace(now, dtype=dtype, device=device)
     if new != now:
         session.set_settings(new)
         st.rerun()

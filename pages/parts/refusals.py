@@ -19,29 +19,36 @@ def refusal(known: session.Results) -> None:
     """The reason of the only structure, and the models that could read it."""
     if not known.failures:
         st.error("There is no structure in what was given.", icon=":material/error:")
+    missing = _missing_elements()
     for failure in known.failures:
-        failed(failure)
-    _other_models()
+        # Where other models are offered as buttons, a sentence that lists them says it twice.
+        failed(failure, hint=not missing)
+    if missing:
+        _other_models(missing)
 
 
-def failed(failure: Failure) -> None:
+def failed(failure: Failure, *, hint: bool = True) -> None:
     """One file or frame that was not scored: which, why, and what to do."""
     frame = f" (frame {failure.index})" if failure.index else ""
     st.error(f"**{plain(failure.file)}**{frame} was not scored. {plain(failure.error)}", icon=":material/error:")
-    if failure.hint:
+    if failure.hint and hint:
         st.markdown(f":material/arrow_forward: {plain(failure.hint)}")
 
 
-def _other_models() -> None:
-    """Models that were trained on every element of the structures in use, where the chosen one was not."""
-    card = services.card(session.settings().model_id)
-    structures = session.structures()
-    numbers = sorted({int(z) for s in structures for z in s.numbers})
-    if not numbers or not card.covers(numbers):
-        return
-    others = services.models_covering(numbers)
+def _numbers() -> list[int]:
+    return sorted({int(z) for s in session.structures() for z in s.numbers})
+
+
+def _missing_elements() -> tuple[str, ...]:
+    """The elements of the structures in use that the chosen model was not trained on."""
+    numbers = _numbers()
+    return services.card(session.settings().model_id).covers(numbers) if numbers else ()
+
+
+def _other_models(missing: tuple[str, ...]) -> None:
+    others = services.models_covering(_numbers())
     if not others:
-        st.markdown(f"No model known here was trained on all of these elements: {', '.join(card.covers(numbers))}.")
+        st.markdown(f"No model known here was trained on all of its elements; {', '.join(missing)} is missing.")
         return
     st.markdown("Models that were trained on all of its elements:")
     for other in others[:MOST_OFFERED]:

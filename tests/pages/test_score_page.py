@@ -160,7 +160,7 @@ def test_model_that_needs_charge_and_spin_asks_for_both(app):
 
 def test_precision_is_a_setting_and_part_of_the_command(app):
     open_example(app, "NaCl")
-    app.segmented_control[0].set_value("float64").run()
+    app.radio[0].set_value("float64").run()
     assert not app.exception
     assert app.code[0].value == "fdcore score NaCl.cif --dtype float64"
 
