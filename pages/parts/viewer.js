@@ -189,9 +189,9 @@ class View {
     const lengths = scene.element.map((_, i) => Math.hypot(vector(i, 0), vector(i, 1), vector(i, 2)));
     const longest = Math.max(...[...lengths].sort((a, b) => b - a).slice(0, 1), 0);
     if (longest === 0) return;
-    // The longest arrow is 2 Å at slider zero; both forces share that scale through the common top.
+    // The longest arrow is 3 Å at slider zero; both forces share that scale through the common top.
     const top = options.arrows === "difference" ? longest : scene.values.force_direct.top;
-    const perUnit = (2 / top) * 2 ** options.length;
+    const perUnit = (3 / top) * 2 ** options.length;
     let chosen = this.drawn.filter((atom) => lengths[atom.atom] * perUnit > 0.05);
     if (chosen.length > MOST_ARROWS) {
       chosen = chosen.sort((a, b) => lengths[b.atom] - lengths[a.atom]).slice(0, MOST_ARROWS);
