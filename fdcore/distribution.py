@@ -62,8 +62,8 @@ def read_distribution(model_id: str, text: str) -> ReferenceDistribution:
             sigma_low_A=b["sigma_low_A"],
             sigma_high_A=b["sigma_high_A"],
             force_delta=b["force_delta_median_eV_per_A"],
-            error_direct=b["error_direct_eV_per_A"],
-            error_conservative=b["error_conservative_eV_per_A"],
+            error_direct=b["error_direct_median_eV_per_A"],
+            error_conservative=b["error_conservative_median_eV_per_A"],
         )
         for b in content["bands"]
     )
