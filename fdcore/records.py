@@ -17,6 +17,7 @@ from ase.data import chemical_symbols
 from numpy.typing import ArrayLike, NDArray
 
 from fdcore import delta
+from fdcore.errors import UsageError
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -59,20 +60,17 @@ class Structure:
 
     @classmethod
     def from_atoms(cls, atoms: ase.Atoms, *, file: str = "", index: int = 0) -> Structure:
-        """Copy an ase.Atoms without validating it (`fdcore.structures.validate` does that)."""
+        """Copy an ase.Atoms without validating it (`fdcore.structures.validate` does that).
 
-        def whole(key: str) -> int | None:
-            value = atoms.info.get(key)
-            return int(value) if isinstance(value, (int, float, np.integer, np.floating)) else None
-
-        spin = whole("spin")
+        Charge and spin come from `info`; UsageError when they are not whole numbers.
+        """
         return cls(
             numbers=atoms.numbers,
             positions=atoms.positions,
             cell=atoms.cell.array,
             pbc=tuple(atoms.pbc),
-            charge=whole("charge"),
-            spin=spin if spin is not None else whole("spin_multiplicity"),
+            charge=_whole(atoms.info, "charge", "total_charge"),
+            spin=_whole(atoms.info, "spin", "spin_multiplicity", "multiplicity"),
             file=file,
             index=index,
         )
@@ -110,6 +108,18 @@ class Structure:
         h.update(self.numbers.tobytes() + self.positions.tobytes() + self.cell.tobytes())
         h.update(repr((self.pbc, self.charge, self.spin)).encode())
         return h.hexdigest()
+
+
+def _whole(info: Mapping[str, object], *keys: str) -> int | None:
+    """The first of these keys that is there, as a whole number."""
+    for key in keys:
+        value = info.get(key)
+        if value is None:
+            continue
+        if isinstance(value, (int, float, np.integer, np.floating)) and float(value).is_integer():
+            return int(value)
+        raise UsageError(f"{key} = {value!r} is not a whole number.", f"Give {key} as an integer, e.g. {key}=0.")
+    return None
 
 
 @dataclass(frozen=True)

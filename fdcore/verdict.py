@@ -13,12 +13,13 @@ import numpy as np
 from ase.data import covalent_radii
 
 from fdcore.distribution import ReferenceDistribution
-from fdcore.records import Evaluation, Evidence, ModelCard, Structure, Verdict
+from fdcore.records import Evaluation, Evidence, EvidenceStatus, ModelCard, Structure, Verdict, VerdictLevel
+from fdcore.site_symmetry import forces_vanish_by_symmetry
 from fdcore.structures import closest_distance, closest_per_pair
 
-# U_Delta up to this share of the reference distribution is ordinary; beyond this many times its largest value, alarming.
+# U_Delta up to the first share of the reference distribution is ordinary, beyond the second alarming.
 ORDINARY_SHARE = 0.95
-ALARMING_TIMES_LARGEST = 1.0
+ALARMING_SHARE = 0.99
 # An atom stands out when its u_i is this many times the median over atoms, and not small in itself.
 OUTLIER_TIMES_MEDIAN = 3.0
 # Closest distance against the sum of covalent radii, where training distances are not known.
@@ -43,7 +44,7 @@ def judge(
 ) -> Verdict:
     """The verdict on one evaluated structure. `reference`: the model's shipped distribution, None if it has none."""
     evidence = [
-        _agreement(evaluation, reference),
+        _agreement(structure, evaluation, reference),
         _outliers(structure, evaluation),
         _distances(structure, reference),
         _force_scale(evaluation, reference),
@@ -54,18 +55,18 @@ def judge(
     if evaluation.confidence is not None:
         evidence.append(_confidence(structure, evaluation.confidence))
     percentile = None if reference is None else reference.percentile(evaluation.force_delta)
-    level, sentence = _summary(evidence, reference is not None)
+    level, sentence = _summary(evidence)
     return Verdict(level, sentence, tuple(evidence), percentile)
 
 
-def _summary(evidence: Sequence[Evidence], has_reference: bool):
+def _summary(evidence: Sequence[Evidence]) -> tuple[VerdictLevel, str]:
     failed = [e for e in evidence if e.status == "fail"]
     looks = [e for e in evidence if e.status == "look"]
+    open_questions = [e for e in evidence if e.status == "unknown"]
     if failed:
         return "unreliable", f"Do not rely on this model here: {_lower(failed[0].text)}"
-    if not has_reference:
-        text = "No reference distribution ships for this model, so one U_Delta alone cannot be judged; compare structures with each other."
-        return "unknown", text
+    if open_questions:
+        return "unknown", f"This cannot be judged: {_lower(open_questions[0].text)}"
     if looks:
         return "caution", f"Use with care: {_lower(looks[0].text)}"
     return (
@@ -74,20 +75,26 @@ def _summary(evidence: Sequence[Evidence], has_reference: bool):
     )
 
 
-def _agreement(evaluation: Evaluation, reference: ReferenceDistribution | None) -> Evidence:
+def _agreement(structure: Structure, evaluation: Evaluation, reference: ReferenceDistribution | None) -> Evidence:
     value = evaluation.force_delta
     name = "Agreement of the two forces"
     if reference is None:
-        return Evidence(name, "unknown", f"U_Delta is {value:.3g} eV/Å; there is no reference to hold it against.")
-    ordinary, largest = reference.quantile(ORDINARY_SHARE), reference.values[-1]
-    if value <= ordinary:
-        text = f"U_Delta {value:.3g} eV/Å is within the {ORDINARY_SHARE:.0%} of known structures that stay below {ordinary:.3g}."
-        return Evidence(name, "pass", text)
-    if value <= ALARMING_TIMES_LARGEST * largest:
+        words = (
+            "no reference distribution ships for this model. Compare structures with each other: U_Delta ranks them."
+        )
+        return Evidence(name, "unknown", f"U_Delta is {value:.3g} eV/Å, but {words}")
+    ordinary, alarming = reference.quantile(ORDINARY_SHARE), reference.quantile(ALARMING_SHARE)
+    if value > alarming:
+        text = f"U_Delta {value:.3g} eV/Å is larger than on {ALARMING_SHARE:.0%} of known structures ({alarming:.3g} eV/Å)."
+        return Evidence(name, "fail", text)
+    if value > ordinary:
         text = f"U_Delta {value:.3g} eV/Å is larger than on {ORDINARY_SHARE:.0%} of known structures ({ordinary:.3g} eV/Å)."
         return Evidence(name, "look", text)
-    text = f"U_Delta {value:.3g} eV/Å is larger than on every known structure (at most {largest:.3g} eV/Å)."
-    return Evidence(name, "fail", text)
+    if forces_vanish_by_symmetry(structure):
+        text = "Symmetry alone makes every force vanish here, so the two cannot disagree. Displace the atoms a little and score again."
+        return Evidence(name, "unknown", text)
+    text = f"U_Delta {value:.3g} eV/Å is within the {ORDINARY_SHARE:.0%} of known structures that stay below {ordinary:.3g}."
+    return Evidence(name, "pass", text)
 
 
 def _outliers(structure: Structure, evaluation: Evaluation) -> Evidence:
@@ -174,7 +181,7 @@ def _confidence(structure: Structure, confidence: np.ndarray) -> Evidence:
     name = "Confidence head"
     mean, worst = float(confidence.mean()), int(np.argmax(confidence))
     words = f"The model itself expects force errors of {mean:.2g} eV/Å, most on {_atoms(structure, (worst,))} ({confidence[worst]:.2g}; its scale ends at 0.3)."
-    status = "fail" if mean > CONFIDENCE_FAIL else "look" if mean > CONFIDENCE_LOOK else "pass"
+    status: EvidenceStatus = "fail" if mean > CONFIDENCE_FAIL else "look" if mean > CONFIDENCE_LOOK else "pass"
     return Evidence(name, status, words, () if status == "pass" else (worst,))
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from ase.build import bulk, molecule
 
 from fdcore.distribution import Band, ReferenceDistribution, reference_distribution
 from fdcore.models import DEFAULT_MODEL, card
 from fdcore.records import Evaluation, Structure
+from fdcore.site_symmetry import forces_vanish_by_symmetry
 from fdcore.verdict import judge
 
 REFERENCE = ReferenceDistribution(
@@ -21,9 +23,10 @@ REFERENCE = ReferenceDistribution(
 CARD = card("orb-v3-direct-20-mpa")
 
 
-def salt(a: float = 5.7, numbers=(11, 17)) -> Structure:
+def salt(a: float = 5.7, numbers=(11, 17), shift: float = 0.05) -> Structure:
+    """Rock salt, by default with one atom a little off its place so that symmetry leaves forces free."""
     cell = 0.5 * a * np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]])
-    return Structure(np.array(numbers), np.array([[0, 0, 0], [a / 2, a / 2, a / 2]]), cell, (True,) * 3)
+    return Structure(np.array(numbers), np.array([[0, 0, 0], [a / 2 + shift, a / 2, a / 2]]), cell, (True,) * 3)
 
 
 def evaluation(u: float, *, force: float = 0.5, confidence=None, tie=None) -> Evaluation:
@@ -62,7 +65,7 @@ def test_a_short_distance_names_its_atoms():
     evidence = line(verdict, "Closest atoms")
     assert evidence.status == "look"
     assert set(evidence.atoms) == {0, 1}
-    assert "2.30" in evidence.text
+    assert "2.25" in evidence.text
     assert judge(salt(4.0), evaluation(0.05), CARD, REFERENCE).level == "unreliable"
 
 
@@ -110,6 +113,35 @@ def test_a_lone_atom_is_judged_without_distances():
     atom = Structure(np.array([11]), np.zeros((1, 3)), np.zeros((3, 3)), (False,) * 3)
     verdict = judge(atom, Evaluation(0.0, np.zeros((1, 3)), np.zeros((1, 3))), CARD, REFERENCE)
     assert line(verdict, "Closest atoms").status == "pass"
+
+
+def test_perfect_symmetry_is_unknown_not_consistent():
+    """Rock salt on its sites: both forces vanish whatever the model knows."""
+    verdict = judge(salt(shift=0.0), evaluation(0.001), CARD, REFERENCE)
+    assert verdict.level == "unknown"
+    assert "ymmetry" in verdict.sentence
+    assert judge(salt(shift=0.0), evaluation(0.2), CARD, REFERENCE).level == "unreliable"
+
+
+@pytest.mark.parametrize(
+    ("build", "vanish"),
+    [
+        (lambda: bulk("NaCl", "rocksalt", a=5.6, cubic=True), True),
+        (lambda: bulk("Al") * (3, 3, 3), True),
+        (lambda: bulk("Mg", "hcp", a=3.2, c=5.2), True),
+        (lambda: bulk("Si", cubic=True), True),
+        # wurtzite: free along c; rutile-like freedom in general
+        (lambda: bulk("ZnO", "wurtzite", a=3.25, c=5.2), False),
+        (lambda: molecule("CH4"), False),
+    ],
+)
+def test_site_symmetry(build, vanish):
+    structure = Structure.from_atoms(build())
+    assert forces_vanish_by_symmetry(structure) is vanish
+    if vanish:
+        moved = build()
+        moved.rattle(0.01, seed=1)
+        assert not forces_vanish_by_symmetry(Structure.from_atoms(moved)) or len(moved) == 1
 
 
 def test_percentile_and_quantile():
