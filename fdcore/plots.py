@@ -24,7 +24,7 @@ def _title(text: str, subtitle: str = "") -> alt.TitleParams:
     )
 
 
-def reference_bar(force_delta: float, reference: ReferenceDistribution, ordinary_share: float = 0.95) -> alt.LayerChart:
+def reference_bar(force_delta: float, reference: ReferenceDistribution, ordinary_share: float = 0.95) -> alt.LayerChart | alt.FacetChart:
     """Where one U_Delta (eV/Å) stands in the model's reference distribution: a histogram on a logarithmic axis, a mark at
     the quantile that an `ordinary_share` of known structures stays below, and one at the structure."""
     values = np.asarray(reference.values)
@@ -77,7 +77,7 @@ def reference_bar(force_delta: float, reference: ReferenceDistribution, ordinary
     return (histogram + rules).properties(height=170, title=title)
 
 
-def element_bars(table: pd.DataFrame) -> alt.LayerChart:
+def element_bars(table: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
     """RMS of u_i per element (bar) and its largest atom (tick), from `export.per_element_table`; eV/Å."""
     y = alt.Y("element:N", sort=None, title=None, axis=alt.Axis(labelFontSize=13, ticks=False, domain=False))
     tooltip = [
@@ -104,7 +104,7 @@ def element_bars(table: pd.DataFrame) -> alt.LayerChart:
     return (bars + ticks).properties(height=height, title=title)
 
 
-def force_parity(components: pd.DataFrame) -> alt.LayerChart:
+def force_parity(components: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
     """F_nc against F_c, component by component, with the diagonal, from `export.force_components_table`; eV/Å."""
     shown, sampled = _worst_and_sample(components)
     columns = ["force_direct_eV_per_A", "force_conservative_eV_per_A"]
@@ -147,7 +147,7 @@ def force_parity(components: pd.DataFrame) -> alt.LayerChart:
     return (diagonal + points).properties(height=400, title=title).interactive()
 
 
-def two_forces_picture() -> alt.LayerChart:
+def two_forces_picture() -> alt.LayerChart | alt.FacetChart:
     """The method in one picture: the two forces of one model along one coordinate, together where the model knows the
     structures and apart where it does not. A drawing from formulas, not data."""
     x = np.linspace(0.0, 1.0, 161)
