@@ -24,7 +24,9 @@ def _title(text: str, subtitle: str = "") -> alt.TitleParams:
     )
 
 
-def reference_bar(force_delta: float, reference: ReferenceDistribution, ordinary_share: float = 0.95) -> alt.LayerChart | alt.FacetChart:
+def reference_bar(
+    force_delta: float, reference: ReferenceDistribution, ordinary_share: float = 0.95
+) -> alt.LayerChart | alt.FacetChart:
     """Where one U_Delta (eV/Å) stands in the model's reference distribution: a histogram on a logarithmic axis, a mark at
     the quantile that an `ordinary_share` of known structures stays below, and one at the structure."""
     values = np.asarray(reference.values)

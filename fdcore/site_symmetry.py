@@ -22,7 +22,9 @@ def forces_vanish_by_symmetry(structure: Structure) -> bool:
     if not structure.periodic or structure.n_atoms > MAX_ATOMS:
         return False
     fractional = structure.positions @ np.linalg.inv(structure.cell)
-    found = spglib.get_symmetry((structure.cell.tolist(), fractional.tolist(), structure.numbers.tolist()), symprec=SYMPREC_A)
+    found = spglib.get_symmetry(
+        (structure.cell.tolist(), fractional.tolist(), structure.numbers.tolist()), symprec=SYMPREC_A
+    )
     if found is None:
         return False
     projections = np.zeros((structure.n_atoms, 3, 3))
