@@ -14,7 +14,7 @@ from pages.parts import session
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("float32", "float64")
 # The line under the select box; the whole text is in "About this model".
-TRAINING_DATA_SHOWN = 90
+TRAINING_DATA_SHOWN = 130
 
 
 def model_picker() -> None:

@@ -83,7 +83,7 @@ def _run(known: session.Results, structures) -> None:
         st.button("Stop", icon=":material/stop_circle:", on_click=_stop, key="stop")
     started = time.monotonic()
     while not warm.is_done(now.model_id, now.device, now.dtype):
-        line.progress(0.0, text=f"Loading {now.model_id}: {time.monotonic() - started:.0f} s")
+        line.progress(0.0, text=f"Loading {now.model_id}, once after a start: {time.monotonic() - started:.0f} s")
         time.sleep(TICK_S)
     model = warm.model(now.model_id, now.device, now.dtype)
     known.provenance = services.settings(model)
@@ -92,7 +92,10 @@ def _run(known: session.Results, structures) -> None:
     line.progress(done / known.total, text=_progress_text(done, known.total, 0.0))
     started = time.monotonic()
     for number, item in enumerate(services.score(model, structures[done:]), start=done + 1):
-        (known.scores if isinstance(item, Score) else known.failures).append(item)
+        if isinstance(item, Score):
+            known.scores.append(item)
+        else:
+            known.failures.append(item)
         spent = time.monotonic() - started
         left = spent / (number - done) * (known.total - number)
         line.progress(number / known.total, text=_progress_text(number, known.total, left))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import streamlit as st
 
 from fdcore import export, plots, tables
@@ -63,6 +65,10 @@ def _about(score: Score) -> str:
     kind = "crystal" if structure.periodic else "molecule"
     frame = f", frame {structure.index}" if structure.index else ""
     text = f"{plain(structure.file)}{frame} · {structure.formula} · {count(structure.n_atoms, 'atom')} · {kind} · {score.model_id}"
+    known = session.results()
+    if known is not None and known.provenance is not None:
+        when = time.strftime("%H:%M", time.localtime(known.when))
+        text += f" · {known.provenance['dtype']} on {known.provenance['device']} at {when}"
     errors = export.label_errors(score)
     if errors:
         direct, conservative = errors["error_direct_eV_per_A"], errors["error_conservative_eV_per_A"]

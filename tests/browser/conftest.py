@@ -95,8 +95,11 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def viewer_server(tmp_path_factory):
-    """The 3D view alone, over structures of any size."""
-    running = Server(Path(__file__).parent / "viewer_app.py", tmp_path_factory.mktemp("viewer") / "log.txt")
+    """The 3D view alone, over structures of any size. Streamlit serves the static folder beside the script it runs."""
+    folder = tmp_path_factory.mktemp("viewer")
+    shutil.copytree(ROOT / "static", folder / "static")
+    script = Path(shutil.copy(Path(__file__).parent / "viewer_app.py", folder))
+    running = Server(script, folder / "log.txt")
     yield running
     running.stop()
 
