@@ -17,7 +17,7 @@ from fdcore import services
 from fdcore.records import Failure, Score, Structure
 
 # Results kept per person: enough to go back and forth between examples and models without computing again.
-KEPT_RESULTS = 12
+KEPT_RESULTS = 6
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ def choose(new: Choice) -> None:
     st.session_state.pop("fd_parsed", None)
     st.session_state["fd_uploader"] = uploader_generation() + (new.origin != "upload")
     st.session_state["fd_open"] = None
+    st.session_state["fd_stopped"] = False
     select_atom(None)
     _address()
 
@@ -116,6 +117,8 @@ def settings() -> Settings:
 
 def set_settings(new: Settings) -> None:
     """Use another model, precision, device, charge or spin."""
+    if new != settings():
+        st.session_state["fd_stopped"] = False
     st.session_state["fd_settings"] = new
     _address()
 

@@ -62,7 +62,7 @@ def test_clicked_atom_reaches_the_page(viewer_server, open_page):
             break
     atom = text.inner_text().removeprefix("selected ")
     assert atom.isdigit()
-    assert page.locator(".fd-viewer").get_attribute("data-selected") == atom
+    page.wait_for_selector(f'.fd-viewer[data-selected="{atom}"]')
 
 
 def test_toggles_change_the_picture_without_the_server(viewer_server, open_page):
