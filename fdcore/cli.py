@@ -131,6 +131,7 @@ def _score(arguments: argparse.Namespace, results: TextIO) -> int:
 
     # Wrong names are usage errors whatever the files hold, and known before anything is read.
     card = services.card(arguments.model or services.default_model_id())
+    services.check_device(arguments.device)
     if arguments.weights is not None and not Path(arguments.weights).is_file():
         raise UsageError(f"There is no file {arguments.weights}.", "Check the path given with --weights.")
     parsed = _read(arguments.files)

@@ -27,6 +27,7 @@ __all__ = [
     "Source",
     "available_models",
     "card",
+    "check_device",
     "command_line",
     "default_model_id",
     "estimate",
@@ -44,6 +45,7 @@ __all__ = [
 ]
 
 load_model = models.load_model
+check_device = models.check_device
 card = models.card
 model_is_here = models.is_here
 

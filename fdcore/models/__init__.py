@@ -6,6 +6,7 @@ Adding a family is one row in `FAMILIES` and one file; listing models imports no
 from __future__ import annotations
 
 import importlib
+import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -98,18 +99,24 @@ def _quiet_kernels() -> None:
     warp.config.log_level = warp.LOG_ERROR
 
 
+def check_device(device: str) -> None:
+    """UsageError for a name that is no device; does not import torch, so wrong usage is known at once."""
+    if re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", device) is None:
+        raise UsageError(f"There is no device {device!r}.", "Use auto, cpu, cuda or cuda:1.")
+
+
 def resolve_device(device: str) -> str:
     """ "auto" to the device that will be used; UsageError when the one asked for is not there."""
+    check_device(device)
     import torch
 
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise UsageError(f"There is no device {device!r}.", "Use auto, cpu, cuda or cuda:1.") from error
-    if kind == "cuda" and not torch.cuda.is_available():
+        return "cuda" if count else "cpu"
+    if device == "cpu":
+        return device
+    if not count:
         raise UsageError("No CUDA device is available here.", "Use --device cpu, or install a CUDA build of torch.")
-    if kind not in ("cpu", "cuda"):
-        raise UsageError(f"{device!r} is not supported.", "Use auto, cpu, cuda or cuda:1.")
+    if ":" in device and int(device.split(":")[1]) >= count:
+        raise UsageError(f"There is no {device}: this machine has {count} CUDA device(s).", "Count from cuda:0.")
     return device

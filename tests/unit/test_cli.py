@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import ase.io
@@ -20,10 +24,49 @@ from fdcore import cli, data
 EXAMPLES = data.path("examples")
 
 
-def fdcore_command(*arguments: str, cwd: Path | None = None, stdin: bytes | None = None) -> subprocess.CompletedProcess:
-    return subprocess.run(
+@dataclass(frozen=True)
+class Done:
+    """What a run left: exit code, and every byte that reached the two descriptors."""
+
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+
+
+def fdcore_command(*arguments: str, cwd: Path | None = None) -> Done:
+    """Run in this process, whose imports are paid for, with real descriptors: C libraries write to those."""
+    kept, here = (os.dup(1), os.dup(2)), Path.cwd()
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        os.dup2(out.fileno(), 1)
+        os.dup2(err.fileno(), 2)
+        try:
+            os.chdir(cwd or here)
+            with (
+                open(os.dup(1), "w", encoding="utf-8") as to_out,
+                open(os.dup(2), "w", encoding="utf-8") as to_err,
+                contextlib.redirect_stdout(to_out),
+                contextlib.redirect_stderr(to_err),
+            ):
+                try:
+                    code = cli.main(arguments)
+                except SystemExit as stopped:
+                    code = stopped.code
+        finally:
+            os.chdir(here)
+            for descriptor, old in enumerate(kept, start=1):
+                os.dup2(old, descriptor)
+                os.close(old)
+        out.seek(0)
+        err.seek(0)
+        return Done(int(code or 0), out.read(), err.read())
+
+
+def fdcore_process(*arguments: str, cwd: Path | None = None, stdin: bytes | None = None) -> Done:
+    """Run as a user does."""
+    done = subprocess.run(
         [sys.executable, "-m", "fdcore.cli", *arguments], capture_output=True, cwd=cwd, input=stdin, timeout=300
     )
+    return Done(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +88,7 @@ def files(tmp_path_factory):
 @pytest.fixture(scope="module")
 def scored(files):
     """One run on all of them."""
-    return fdcore_command(
+    return fdcore_process(
         "score", "three.extxyz", "broken.cif", "salt.cif", "missing.xyz",
         "--json", "-", "--csv", "out.csv", "--extxyz", "out.extxyz", cwd=files,
     )  # fmt: skip
@@ -111,7 +154,7 @@ def test_all_failed_is_exit_one_and_still_a_document(files):
 
 
 def test_standard_input(files):
-    done = fdcore_command("score", "-", "--json", "-", stdin=(files / "salt.cif").read_bytes())
+    done = fdcore_process("score", "-", "--json", "-", stdin=(files / "salt.cif").read_bytes())
     assert done.returncode == 0
     assert json.loads(done.stdout)["results"][0]["n_atoms"] == 8
 
