@@ -56,7 +56,8 @@ $(UV):
 	grep -vE '^(nvidia-|cuda-|triton)' requirements.txt > $@
 
 .venv/.installed: pyproject.toml $(REQUIREMENTS) | .venv/bin/python
-	$(UV) pip install --python $(BIN)/python $(TORCH_FLAGS) -r $(REQUIREMENTS)
+	# Bytecode now, or the first start of the app compiles all of torch.
+	$(UV) pip install --compile-bytecode --python $(BIN)/python $(TORCH_FLAGS) -r $(REQUIREMENTS)
 	$(UV) pip install --python $(BIN)/python --no-deps -e .
 	touch $@
 

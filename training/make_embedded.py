@@ -1,6 +1,6 @@
 """The one command that regenerates an embedded model: data, training, card, reference distribution, examples.
 
-    python training/make_embedded.py                            # what is shipped (about 80 minutes on two cores)
+    python training/make_embedded.py                            # what is shipped (about an hour on two cores)
     python training/make_embedded.py --id fd-orb-small-v1-s1 --seed 1 --skip data
 
 Every step can be run alone (see the programs beside this one) and is skipped with --skip. Data is the same for every seed.
@@ -21,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--id", default="fd-orb-small-v1")
     parser.add_argument("--seed", type=int, default=0, help="of the initial weights and the order of frames")
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=44)
     parser.add_argument("--work", type=Path, default=HERE / "work")
     parser.add_argument("--skip", nargs="*", choices=STEPS, default=[])
     arguments = parser.parse_args()

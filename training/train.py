@@ -81,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, default=Path("training/work"))
     parser.add_argument("--out", type=Path, default=Path("training/work/fd-orb-small-v1"))
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=44)
     parser.add_argument("--batch", type=int, default=8, help="structures per step")
     parser.add_argument("--peak-learning-rate", type=float, default=8e-4)
     parser.add_argument("--ema", type=float, default=0.999)
