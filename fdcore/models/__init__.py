@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from fdcore.errors import UnknownModelError, UsageError, WeightsError
 from fdcore.models.base import Model
+from fdcore.models.neighbours import import_neighbour_lists
 from fdcore.records import ModelCard
 
 DEFAULT_MODEL = "fd-orb-small-v1"
@@ -84,19 +85,12 @@ def load_model(
             f"{model_card.id} has no direct force head, so there is no second force to compare.",
             "U_Delta is defined for direct-force models; `fdcore models` lists them.",
         )
-    _quiet_kernels()
+    import_neighbour_lists()
     loader = importlib.import_module(FAMILIES[model_card.family].loader)
     path = Path(weights) if weights is not None else None
     if path is not None and not path.is_file():
         raise WeightsError(f"There is no file {path}.", "Check the path given with --weights.")
     return loader.load(model_card, resolve_device(device), dtype, path)
-
-
-def _quiet_kernels() -> None:
-    """The neighbour-list kernels greet on stdout when they are imported and at every first use; errors still show."""
-    import warp
-
-    warp.config.log_level = warp.LOG_ERROR
 
 
 def check_device(device: str) -> None:

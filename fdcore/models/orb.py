@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ase
 import numpy as np
@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from orb_models.common.atoms.batch.graph_batch import AtomGraphs
 from orb_models.common.models.nn_util import ChargeSpinConditioner
 from orb_models.forcefield.forcefield_adapter import ForcefieldAtomsAdapter
-from orb_models.forcefield.models.conservative_regressor import ConservativeForcefieldRegressor
-from orb_models.forcefield.models.direct_regressor import DirectForcefieldRegressor
 
 from fdcore.errors import WeightsError
 from fdcore.models.base import GradientMethod, Model, OutOfMemory, estimated_edges
@@ -30,7 +28,12 @@ ZERO_FORCE_DELTA = 1e-10
 # The longest step (Å) of an atom in the central difference of the low-memory gradient, by precision.
 HVP_STEP_A = {torch.float32: 5e-3, torch.float64: 1e-4}
 
-Regressor = DirectForcefieldRegressor | ConservativeForcefieldRegressor
+if TYPE_CHECKING:
+    # Not imported at run time: the conservative module brings electrostatics and with it torch's compiler, 6 s of start.
+    from orb_models.forcefield.models.conservative_regressor import ConservativeForcefieldRegressor
+    from orb_models.forcefield.models.direct_regressor import DirectForcefieldRegressor
+
+    Regressor = DirectForcefieldRegressor | ConservativeForcefieldRegressor
 
 
 @dataclass
@@ -82,12 +85,10 @@ class OrbModel(Model):
             "output_dtype": self.torch_dtype,
             "max_num_neighbors": max_num_neighbors,
         }
-        # The neighbour-list package compiles a small helper on first use: 10 s of waiting for nothing that can be measured.
-        with torch.compiler.set_stance("force_eager"):
-            one_kind = len({s.periodic for s in structures}) == 1
-            if len(atoms) > 1 and one_kind and self.card.neighbour_cap is None:
-                return self.adapter.from_ase_atoms_list(atoms, **options)
-            parts = [self.adapter.from_ase_atoms(a, **options) for a in atoms]
+        one_kind = len({s.periodic for s in structures}) == 1
+        if len(atoms) > 1 and one_kind and self.card.neighbour_cap is None:
+            return self.adapter.from_ase_atoms_list(atoms, **options)
+        parts = [self.adapter.from_ase_atoms(a, **options) for a in atoms]
         return parts[0] if len(parts) == 1 else AtomGraphs.batch(parts)
 
     def _atoms(self, structure: Structure) -> ase.Atoms:

@@ -11,15 +11,19 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from orb_models.forcefield.pretrained import ORB_PRETRAINED_MODELS
 
 from fdcore.errors import WeightsError
 from fdcore.models.base import file_sha256
-from fdcore.models.orb import OrbModel, Regressor
+from fdcore.models.orb import OrbModel
 from fdcore.models.orb_cards import cached_file
 from fdcore.records import ModelCard
+
+if TYPE_CHECKING:
+    from fdcore.models.orb import Regressor
 
 # One load at a time: the package's loaders change process-wide settings.
 _LOADING = threading.Lock()
