@@ -19,7 +19,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -189,9 +188,17 @@ def report_memory(name: str, quantity_name: str, device: str) -> None:
         run()
         print((torch.cuda.max_memory_allocated() - before) / 1e6)
         return
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # The peak so far belongs to imports; Linux can forget it.
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident_kB("VmRSS")
     run()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3)
+    print((resident_kB("VmHWM") - before) / 1e3)
+
+
+def resident_kB(field: str) -> float:
+    """VmRSS (now) or VmHWM (peak since it was reset) of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith(field)))
 
 
 def main() -> int:
