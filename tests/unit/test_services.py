@@ -48,7 +48,11 @@ def test_the_examples_say_what_they_promise(model):
     order = np.argsort(-one.evaluation.force_delta_per_atom)
     distances = one.structure.to_atoms().get_distances(moved, list(order[:3]), mic=True)
     assert distances.min() < 3.5
-    assert scores("Mg17Al12_displaced.extxyz")[0].verdict.level == "unreliable"
+    displaced = scores("Mg17Al12_displaced.extxyz")[0].verdict
+    assert displaced.percentile > 95
+    assert displaced.evidence[0].status in ("look", "fail")
+    # Perfect rock salt, compressed or not: symmetry leaves the two forces nothing to disagree about.
+    assert scores("NaCl_compressed.vasp")[0].verdict.level == "unknown"
     assert scores("Mg17Al12.cif")[0].verdict.level in ("consistent", "caution")
 
 
