@@ -139,7 +139,7 @@ def main() -> None:
             "NaCl.cif",
             symmetric_cif("NaCl", "F m -3 m", 225, [a_nacl] * 3 + [90] * 3, [("Na", 0, 0, 0), ("Cl", 0.5, 0.5, 0.5)]),
             "Rock salt",
-            "Eight atoms, perfect symmetry: both forces vanish.",
+            "Eight atoms, perfect symmetry: every force vanishes, so the two cannot disagree.",
             "training/make_examples.py",
         ),
         (

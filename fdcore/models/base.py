@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import statistics
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -29,6 +31,8 @@ AtomsInput = ase.Atoms | Structure
 
 # Head room between what an evaluation is expected to need and what the machine has left.
 MEMORY_SHARE = 0.7
+# Batches whose speed is remembered for estimates.
+SPEEDS_KEPT = 7
 # Saved activations with create_graph against without: 352 kB against 64 kB per edge (full Orb v3).
 DOUBLE_BACKWARD_MEMORY = 5.5
 
@@ -52,7 +56,7 @@ class Model(ABC):
         self.dtype = dtype
         # What one edge costs in one evaluation: a guess from the model's size until the first batches were timed.
         self.seconds_per_edge = guessed_seconds_per_edge(card)
-        self._batches_timed = 0
+        self._speeds: deque[float] = deque(maxlen=SPEEDS_KEPT)
         # Loaders replace it by the hash of the file they read; the card knows it for embedded weights.
         self.weights_sha256 = card.sha256
         self._lock = threading.RLock()
@@ -159,7 +163,7 @@ class Model(ABC):
     @property
     def speed_is_measured(self) -> bool:
         """Whether `seconds` rests on batches timed here, not on a guess from the model's size."""
-        return self._batches_timed >= 2
+        return len(self._speeds) >= 3
 
     def available_bytes(self) -> float:
         """Memory left on the device."""
@@ -244,11 +248,10 @@ class Model(ABC):
         edges = sum(self._edge_count(s) for s in structures)
         if edges < 500:
             return  # overheads, not edges
-        self._batches_timed += 1
-        if self._batches_timed == 1:
-            return  # the first batch compiles the neighbour-list kernels
-        share = 1.0 if self._batches_timed == 2 else 0.3
-        self.seconds_per_edge += share * (seconds / edges - self.seconds_per_edge)
+        self._speeds.append(seconds / edges)
+        # A median: the first batch of every kind also compiles neighbour-list kernels, which takes seconds.
+        if self.speed_is_measured:
+            self.seconds_per_edge = statistics.median(self._speeds)
 
     def _require_memory(self, structure: Structure) -> None:
         if self.memory_bytes(structure) > self.available_bytes():

@@ -13,7 +13,7 @@ import gemmi
 import numpy as np
 from scipy.spatial import KDTree
 
-from fdcore.errors import FormatError, LimitError
+from fdcore.errors import FormatError, GeometryError, LimitError
 from fdcore.records import FloatArray
 from fdcore.structures.limits import Limits
 from fdcore.structures.text import plural, quote
@@ -22,6 +22,8 @@ from fdcore.structures.text import plural, quote
 SPECIAL_POSITION_A = 0.4
 # What rounding to three digits explains in a common cell; beyond it the user should know.
 SNAP_WARNING_A = 0.05
+# What is moved further is refused.
+SNAP_LIMIT_A = 0.12
 MAX_OPERATIONS = 1_000
 _OPERATION_TAGS = (
     "_space_group_symop_operation_xyz",
@@ -172,7 +174,14 @@ def expand(
     total = 0
     for label, z, x in zip(sites.labels, sites.numbers, sites.fractional, strict=True):
         shift, stays = _onto_symmetry_element(x, rotations, translations, cell)
-        if np.linalg.norm(shift @ cell) > SNAP_WARNING_A:
+        distance = float(np.linalg.norm(shift @ cell))
+        if distance > SNAP_LIMIT_A:
+            # No rounding does that; merging the copies would silently change the composition.
+            raise GeometryError(
+                f"Site {quote(label)} is {distance:.2f} Å off a symmetry element, so its symmetry copies nearly coincide.",
+                "Check its coordinates and the origin of the space group, or save the structure expanded to P1.",
+            )
+        if distance > SNAP_WARNING_A:
             moved.append(label)
         total += len(rotations) // stays
         if total > limits.max_atoms:
