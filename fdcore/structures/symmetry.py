@@ -171,16 +171,13 @@ def expand(
     numbers: list[int] = []
     pieces: list[FloatArray] = []
     moved: list[str] = []
+    far: list[tuple[str, float]] = []
     total = 0
     for label, z, x in zip(sites.labels, sites.numbers, sites.fractional, strict=True):
         shift, stays = _onto_symmetry_element(x, rotations, translations, cell)
         distance = float(np.linalg.norm(shift @ cell))
         if distance > SNAP_LIMIT_A:
-            # No rounding does that; merging the copies would silently change the composition.
-            raise GeometryError(
-                f"Site {quote(label)} is {distance:.2f} Å off a symmetry element, so its symmetry copies nearly coincide.",
-                "Check its coordinates and the origin of the space group, or save the structure expanded to P1.",
-            )
+            far.append((label, distance))
         if distance > SNAP_WARNING_A:
             moved.append(label)
         total += len(rotations) // stays
@@ -191,6 +188,13 @@ def expand(
             )
         pieces.append(_distinct(rotations @ (x + shift) + translations, cell))
         numbers += [z] * len(pieces[-1])
+    if far:
+        # No rounding does that; merging the copies would silently change the composition.
+        label, distance = far[0]
+        raise GeometryError(
+            f"Site {quote(label)} is {distance:.2f} Å off a symmetry element, so its symmetry copies nearly coincide.",
+            "Check its coordinates and the origin of the space group, or save the structure expanded to P1.",
+        )
     if moved:
         shown = ", ".join(moved[:5]) + (" …" if len(moved) > 5 else "")
         warnings.append(f"moved {plural(len(moved), 'site')} onto a symmetry element: {quote(shown, 60)}")
