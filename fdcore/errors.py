@@ -10,6 +10,11 @@ FdcoreError
 │   ├── WeightsError            weights missing, gated, damaged or of another architecture
 │   ├── UnsupportedStructureError   this model cannot read this structure (element, pbc, charge)
 │   └── ComputeError            the model ran and gave something unusable (NaN, out of memory)
+├── JobError                    a run cannot be submitted, found or carried on
+│   ├── UnknownRunError         no such run, or somebody else's
+│   ├── QuotaError              more runs or storage than the operator allows
+│   ├── RunStateError           the run is not in a state in which this can be done
+│   └── StoreError              the database or the files of a run cannot be read or written
 └── UsageError                  contradictory or impossible request
 
 Only pages and the command line catch these and show them (STYLE 9); nothing in fdcore turns a failed quantity into a number.
@@ -77,3 +82,23 @@ class ComputeError(ModelError):
 
 class UsageError(FdcoreError):
     """A contradictory or impossible request."""
+
+
+class JobError(FdcoreError):
+    """A run cannot be submitted, found or carried on."""
+
+
+class UnknownRunError(JobError):
+    """No such run, or it belongs to somebody else: the two are not told apart."""
+
+
+class QuotaError(JobError):
+    """More runs or more storage than the operator allows."""
+
+
+class RunStateError(JobError):
+    """The run is not in a state in which this can be done."""
+
+
+class StoreError(JobError):
+    """The database or the files of a run cannot be read or written."""

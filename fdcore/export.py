@@ -232,3 +232,24 @@ def scores_zip(
         for number, score in enumerate(scores):
             archive.writestr(f"atoms/{number:05d}.csv", per_atom_table(score).to_csv(index=False))
     return buffer.getvalue()
+
+
+def comparison_table(runs: Sequence[tuple[str, Sequence[Score]]]) -> pd.DataFrame:
+    """One row per structure (file and frame), one column of U_Delta (eV/Å) and one of the verdict per labelled run; a
+    structure that a run has not scored is missing there. Highest disagreement over the runs first."""
+    table: pd.DataFrame | None = None
+    for label, scores in runs:
+        columns = {
+            "file": [s.structure.file for s in scores],
+            "index": [s.structure.index for s in scores],
+            "formula": [s.structure.formula for s in scores],
+            f"{label}: force_delta_eV_per_A": [s.evaluation.force_delta for s in scores],
+            f"{label}: verdict": [s.verdict.level for s in scores],
+        }
+        part = pd.DataFrame(columns)
+        table = part if table is None else table.merge(part, on=["file", "index", "formula"], how="outer")
+    if table is None:
+        return pd.DataFrame(columns=["file", "index", "formula"])
+    deltas = [c for c in table.columns if c.endswith("force_delta_eV_per_A")]
+    order = table[deltas].max(axis=1).sort_values(ascending=False, kind="stable").index
+    return table.loc[order].reset_index(drop=True)

@@ -31,6 +31,8 @@ AtomsInput = ase.Atoms | Structure
 
 # Head room between what an evaluation is expected to need and what the machine has left.
 MEMORY_SHARE = 0.7
+# A batch should not take longer: between batches progress is reported and a wish to stop is noticed.
+BATCH_SECONDS = 1.0
 # Batches whose speed is remembered for estimates.
 SPEEDS_KEPT = 7
 # Saved activations with create_graph against without: 352 kB against 64 kB per edge (full Orb v3).
@@ -193,7 +195,11 @@ class Model(ABC):
 
     def _batches(self, atoms: Iterable[AtomsInput]) -> Iterator[list[Structure | FdcoreError]]:
         """Consecutive structures that fit one batch; a structure that fails its check travels as its error."""
-        limit = min(self.batch_edges, MEMORY_SHARE * self.available_bytes() / self.bytes_per_edge)
+        limit = min(
+            self.batch_edges,
+            MEMORY_SHARE * self.available_bytes() / self.bytes_per_edge,
+            BATCH_SECONDS / self.seconds_per_edge,
+        )
         batch: list[Structure | FdcoreError] = []
         edges = 0.0
         for item in atoms:

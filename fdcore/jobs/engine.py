@@ -1,0 +1,126 @@
+"""The engine as those see it who submit: pages, services, command lines. Imports neither models nor NumPy."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import cache
+
+import sqlalchemy as sa
+
+from fdcore.config import Config
+from fdcore.errors import RunStateError
+from fdcore.jobs import queue, supervisor
+from fdcore.spec import Spec
+from fdcore.store.files import latest_folder, remove_files
+from fdcore.store.records import Run, Viewer
+from fdcore.store.runs import Store
+from fdcore.tasks import task
+
+
+class Engine:
+    """Submits, cancels and deletes runs of one database. Cheap to make; safe to share between threads."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.store = Store(config)
+        self.store.migrate()
+        queue.migrate(config)
+
+    def submit(
+        self,
+        owner: str,
+        spec: Spec,
+        *,
+        title: str,
+        lane: str,
+        parent: str | None = None,
+        also: Callable[[sa.Connection, str], None] = lambda connection, run_id: None,
+    ) -> str:
+        """Queue a run; returns its id. `also(connection, id)` stores its inputs in the same transaction.
+
+        Raises UsageError for a spec that its task refuses, QuotaError.
+        """
+        task(spec.task).check(spec)
+
+        def join(connection: sa.Connection, run_id: str, turn: int) -> None:
+            also(connection, run_id)
+            queue.offer(self.config, connection, run_id, lane, 0, turn)
+
+        return self.store.submit(owner, spec, title=title, lane=lane, parent=parent, also=join)
+
+    def cancel(self, viewer: Viewer, run_id: str) -> Run:
+        """Stop a run: at once where it waits, within a second where its task behaves. Raises RunStateError."""
+        return self.store.request_cancel(viewer, run_id)
+
+    def delete(self, viewer: Viewer, run_id: str) -> None:
+        """Forget an ended run with its files. Raises RunStateError while it waits or runs."""
+        run = self.store.delete(viewer, run_id)
+        remove_files(self.config, run.id)
+        queue.forget_run(self.config, run.id, run.attempt)
+
+    def wait(self, viewer: Viewer, run_id: str, seconds: float = 3600.0, tick: float = 0.05) -> Run:
+        """The run once it has ended; RunStateError when that takes longer."""
+        until = time.monotonic() + seconds
+        while (run := self.store.run(viewer, run_id)).active:
+            if time.monotonic() > until:
+                raise RunStateError(f"The run has not ended within {seconds:g} s.", "Look again later.")
+            time.sleep(tick)
+        return run
+
+    def prune(self, viewer: Viewer, before: float) -> list[Run]:
+        """Delete runs that ended before `before` (seconds since 1970); returns them."""
+        old = self.store.ended_before(before, viewer)
+        for run in old:
+            self.delete(viewer, run.id)
+        return list(old)
+
+    def folder(self, run: Run):
+        """Where the newest attempt of a run records, None before it has begun."""
+        return latest_folder(self.config, run.id, run.attempt)
+
+    # ---- the worker of this machine ----------------------------------------------------------------------------------
+
+    def app_is_open(self) -> None:
+        """Tell the worker of this machine that somebody looks; start it where there is none and the operator lets us."""
+        path = supervisor.app_path(self.config)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.touch()
+        if self.config.worker == "auto":
+            start_worker(self.config)
+
+
+def start_worker(config: Config) -> None:
+    """Start this machine's worker in the background, unless it lives already."""
+    if supervisor.is_running(config):
+        return
+    log = supervisor.log_path(config)
+    log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with log.open("ab") as out:
+        subprocess.Popen(
+            [sys.executable, "-P", "-m", "fdcore.jobs.supervisor", "--linger"],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            env={**os.environ, **config.environment(), "PYTHONPATH": _python_path()},
+            # Not of the app's session: closing the terminal or the server must not end what runs.
+            start_new_session=True,
+        )
+
+
+def _python_path() -> str:
+    from pathlib import Path
+
+    import fdcore
+
+    root = str(Path(fdcore.__file__).resolve().parents[1])
+    return os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
+
+
+@cache
+def engine(config: Config) -> Engine:
+    """The engine of this process for this configuration."""
+    return Engine(config)

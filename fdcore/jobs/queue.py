@@ -1,0 +1,149 @@
+"""The durable queue: DBOS behind a few words of ours.
+
+DBOS holds one queue per lane in the same database as the product's tables and gives each waiting run to one worker, by turn.
+What a run is, who holds it and how it ended is decided in `fdcore.store` alone, under one row: a run that is offered twice is
+taken once, so nothing depends on what the queue remembers of earlier deliveries.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from fdcore.config import Config
+from fdcore.store import database
+
+if TYPE_CHECKING:
+    from dbos import DBOSClient, DBOSConfig
+
+    from fdcore.store.runs import Store
+
+APPLICATION = "force-delta"
+WORKFLOW = "fdcore.run"
+# Of the messages on the queue, not of the program: changing it strands what is waiting (DBOS only delivers its own).
+PROTOCOL = "1"
+# quick: what a person waits for; long: hours on the CPU; gpu: one run per device.
+LANES = ("quick", "long", "gpu")
+
+
+def serializer() -> Any:
+    """JSON on the queue; the engine's default is pickle."""
+    from dbos import Serializer
+
+    class Json(Serializer):
+        def name(self) -> str:
+            return "fdcore_json"
+
+        def serialize(self, data: Any) -> str:
+            return json.dumps(data if not isinstance(data, BaseException) else {"error": str(data)})
+
+        def deserialize(self, serialized_data: str) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+            return json.loads(serialized_data)
+
+    return Json()
+
+
+def settings(config: Config) -> DBOSConfig:
+    """How DBOS is run here; see FACTS on its conditions: own engine, fixed version, stable executor."""
+    return {
+        "name": APPLICATION,
+        "system_database_engine": database.engine(config),
+        "application_version": PROTOCOL,
+        "executor_id": config.name,
+        "serializer": serializer(),
+        "use_listen_notify": False,
+        "notification_listener_polling_interval_sec": 10.0,
+        "scheduler_polling_interval_sec": 3600.0,
+        "log_level": "WARNING",
+        "enable_otlp": False,
+    }
+
+
+def migrate(config: Config) -> None:
+    """Bring the engine's tables up to date; safe from several processes at once."""
+    from dbos._sys_db import SystemDatabase
+
+    engine = database.engine(config)
+    made = SystemDatabase.create(
+        system_database_url=_address(engine),
+        engine_kwargs={},
+        engine=engine,
+        schema="dbos",
+        serializer=serializer(),
+        use_listen_notify=False,
+        executor_id=None,
+    )
+    made.run_migrations()
+
+
+def _address(engine: sa.Engine) -> str:
+    return engine.url.render_as_string(hide_password=False)
+
+
+@cache
+def client(config: Config) -> DBOSClient:
+    """The queue's other end: for those who submit."""
+    from dbos import DBOSClient
+
+    return DBOSClient(
+        system_database_engine=database.engine(config), serializer=serializer(), application_name=APPLICATION, lazy=True
+    )
+
+
+def offer(config: Config, connection: sa.Connection, run_id: str, lane: str, attempt: int, turn: int) -> None:
+    """Put a run into its lane, within the caller's transaction."""
+    client(config).enqueue_in_transaction(
+        connection,
+        {
+            "workflow_name": WORKFLOW,
+            "queue_name": lane,
+            "workflow_id": _ticket(run_id, attempt),
+            "app_version": PROTOCOL,
+            "priority": turn,
+        },
+        run_id,
+    )
+
+
+def _ticket(run_id: str, attempt: int) -> str:
+    """One delivery: each time a run returns to its lane it has begun once more."""
+    return f"{run_id}.{attempt}"
+
+
+def forget_deliveries(config: Config, worker: str) -> None:
+    """Drop what a worker was given before it died: its runs are offered anew, under new tickets."""
+    given = client(config).list_workflows(status="PENDING", executor_id=worker)
+    if given:
+        client(config).delete_workflows([w.workflow_id for w in given])
+
+
+def offer_again(config: Config, store: Store, run_id: str, lane: str, attempt: int, turn: int) -> None:
+    """For a waiting run whose delivery was lost."""
+    client(config).delete_workflows([_ticket(run_id, attempt)])
+    with store.begin() as connection:
+        offer(config, connection, run_id, lane, attempt, turn)
+
+
+def forget_run(config: Config, run_id: str, attempts: int) -> None:
+    """Drop all deliveries of a run that was deleted."""
+    client(config).delete_workflows([_ticket(run_id, n) for n in range(attempts + 1)])
+
+
+def waits(config: Config, run_id: str, attempt: int) -> bool:
+    """Whether the delivery of a waiting run is still ahead or under way."""
+    found = client(config).list_workflows(workflow_ids=[_ticket(run_id, attempt)])
+    return bool(found) and found[0].status in ("ENQUEUED", "PENDING", "DELAYED")
+
+
+def forget_old(config: Config, before: float) -> int:
+    """Drop finished deliveries older than `before` (seconds since 1970); the history of runs is in our own tables."""
+    until = datetime.fromtimestamp(before, UTC).isoformat()
+    ended = ["SUCCESS", "ERROR", "CANCELLED"]
+    old = client(config).list_workflows(status=ended, completed_before=until, limit=1000, load_input=False)
+    if old:
+        client(config).delete_workflows([w.workflow_id for w in old])
+    return len(old)

@@ -1,0 +1,182 @@
+"""One run on one worker: attempts until it has ended, or until somebody else has it."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from typing import Any
+
+from fdcore.config import Config
+from fdcore.errors import StoreError
+from fdcore.jobs.compute import Compute, Gone
+from fdcore.store.files import attempt_folder, folder_size, previous_folders
+from fdcore.store.records import Run
+from fdcore.store.runs import Store
+
+# How often the wishes of the owner are looked up, and how often progress is written.
+LOOK_SECONDS = 0.2
+WRITE_SECONDS = 0.7
+# A compute process that dies this often without getting further will do so again.
+CRASHES_ALLOWED = 3
+# The same for whole workers, which also end for reasons of their own (a restart, a closed laptop).
+LOSSES_ALLOWED = 20
+
+
+class LetGo(Exception):
+    """The run is no longer this worker's, or this worker is ending: stop computing, write nothing."""
+
+
+class Work:
+    """Drives one run through a compute process. `ending` is asked often; when it says yes, everything is let go at once."""
+
+    def __init__(self, config: Config, store: Store, compute: Compute, ending: Callable[[], bool]) -> None:
+        self._config, self._store, self._compute, self._ending = config, store, compute, ending
+
+    def run(self, run_id: str) -> str:
+        """Returns how it ended here: the state of the run, "nothing to do" or "let go"."""
+        begun = self._store.begin_attempt(run_id, self._config.name)
+        if begun is None:
+            return "nothing to do"
+        try:
+            while begun is not None:
+                run, number = begun
+                state = self._attempt(run, number)
+                if state is not None:
+                    return state
+                begun = self._store.begin_again(run_id, self._config.name, number)
+        except LetGo:
+            self._compute.kill()
+            return "let go"
+        return "cancelled"
+
+    def _attempt(self, run: Run, number: int) -> str | None:
+        """One attempt; None where the compute process died and the run may be begun again."""
+        refused = self._hopeless(run)
+        if refused:
+            return self._end(run, number, {"state": "failed", **refused})
+        self._compute.order(
+            {
+                "op": "run",
+                "run": run.id,
+                "attempt": number,
+                "spec": run.spec.to_json(),
+                "folder": str(attempt_folder(self._config, run.id, number)),
+                "previous": [str(f) for f in previous_folders(self._config, run.id, number)],
+            }
+        )
+        started = looked = written = time.monotonic()
+        report: dict[str, Any] = {}
+        unwritten = False
+        asked_to_stop = 0.0
+        too_long = False
+        while True:
+            message = self._compute.next(LOOK_SECONDS)
+            now = time.monotonic()
+            if self._ending():
+                raise LetGo
+            if isinstance(message, Gone):
+                return self._died(run, number, message, bool(asked_to_stop))
+            if message is not None and (message.get("run"), message.get("attempt")) == (run.id, number):
+                if "outcome" in message:
+                    if unwritten:
+                        self._write(run, number, report)
+                    return self._end(run, number, message["outcome"] | (self._too_long() if too_long else {}))
+                report, unwritten = message["report"], True
+                if report["first"] and number > 1:
+                    self._patiently(lambda at=report["done"]: self._store.resumed(run.id, number, at))
+            if unwritten and (report["first"] or now - written >= WRITE_SECONDS):
+                self._write(run, number, report)
+                written, unwritten = now, False
+            if now - looked < LOOK_SECONDS:
+                continue
+            looked = now
+            mine, cancel = self._patiently(lambda: self._store.wishes(run.id, number))
+            if not mine:
+                raise LetGo
+            limit = self._config.max_run_hours * 3600
+            too_long = too_long or bool(limit and now - started > limit)
+            if (cancel or too_long) and not asked_to_stop:
+                asked_to_stop = now
+                self._compute.order({"op": "stop"})
+            if asked_to_stop and now - asked_to_stop > self._config.cancel_grace_seconds:
+                self._compute.kill()
+                outcome: dict[str, Any] = {"state": "cancelled", "note": "did not answer and was ended"}
+                return self._end(run, number, outcome | (self._too_long() if too_long else {}))
+
+    def _too_long(self) -> dict[str, Any]:
+        return {
+            "state": "failed",
+            "error": f"The run took longer than the {self._config.max_run_hours:g} hours that this server allows.",
+            "hint": "What it recorded is kept. Ask for less, or split the work.",
+        }
+
+    def _hopeless(self, run: Run) -> dict[str, Any] | None:
+        """Whether earlier attempts have shown that another one will not get further."""
+        crashes = losses = 0
+        for attempt in reversed(self._store.attempts(run.id)):
+            if attempt.outcome == "running":
+                continue
+            if attempt.outcome not in ("crashed", "lost") or attempt.done_at_end > attempt.done_at_start:
+                break
+            crashes += attempt.outcome == "crashed"
+            losses += attempt.outcome == "lost"
+        if crashes < CRASHES_ALLOWED and losses < LOSSES_ALLOWED:
+            return None
+        return {
+            "error": f"The process that computed it died {crashes + losses} times at the same place.",
+            "hint": "It may need more memory than there is: use a smaller structure or model. What was recorded is kept.",
+        }
+
+    def _died(self, run: Run, number: int, gone: Gone, asked_to_stop: bool) -> str | None:
+        self._compute.kill()
+        if asked_to_stop:
+            return self._end(run, number, {"state": "cancelled"})
+        if gone.killed_for_memory:
+            outcome = {
+                "state": "failed",
+                "error": "The system ended the computation because memory ran out.",
+                "hint": "Use a smaller structure, a smaller model or float32, or a machine with more memory.",
+            }
+            return self._end(run, number, outcome)
+        note = f"The compute process ended by itself (code {gone.returncode})."
+        self._patiently(lambda: self._store.crash(run.id, number, note))
+        return None
+
+    def _write(self, run: Run, number: int, report: dict[str, Any]) -> None:
+        values = (report["done"], report["total"], report["text"], report["seconds_left"], report["size"])
+        if not self._patiently(lambda: self._store.progress(run.id, number, *values)):
+            raise LetGo
+
+    def _end(self, run: Run, number: int, outcome: dict[str, Any]) -> str:
+        state, folder = outcome["state"], attempt_folder(self._config, run.id, number)
+        text = {"done": "done", "failed": "failed", "cancelled": "stopped"}[state]
+        ended = self._patiently(
+            lambda: self._store.end(
+                run.id,
+                number,
+                state,
+                text=f"{text}: {outcome['note']}" if outcome.get("note") else text,
+                error=outcome.get("error"),
+                hint=outcome.get("hint"),
+                summary=outcome.get("summary"),
+                size=folder_size(folder),
+            )
+        )
+        if not ended:
+            raise LetGo
+        if folder.is_dir():
+            for earlier in previous_folders(self._config, run.id, number):
+                shutil.rmtree(earlier, ignore_errors=True)
+        return state
+
+    def _patiently[T](self, ask: Callable[[], T]) -> T:
+        """A database that restarts is waited for, as long as nobody can have taken this worker for dead."""
+        until = time.monotonic() + 0.7 * self._config.dead_after_seconds
+        while True:
+            try:
+                return ask()
+            except StoreError:
+                if time.monotonic() > until or self._ending():
+                    raise LetGo from None
+                time.sleep(0.2)

@@ -1,0 +1,268 @@
+"""What a page or the command line may ask of runs. Everything belongs to a `Viewer`; nothing here draws or prints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from fdcore import config as configuration
+from fdcore import models, services
+from fdcore.distribution import reference_distribution
+from fdcore.errors import RunStateError
+from fdcore.export import PACKAGES, comparison_table, provenance
+from fdcore.jobs import archive
+from fdcore.jobs.engine import Engine, engine
+from fdcore.records import Failure, Score, Structure
+from fdcore.spec import ModelChoice, Spec
+from fdcore.store import structures as stored
+from fdcore.store.records import Attempt, Run, RunState, Viewer, Waiting, Worker
+from fdcore.tasks import score as score_task
+from fdcore.verdict import judge
+
+__all__ = ["Attempt", "Result", "Run", "RunState", "Viewer", "Waiting", "Worker"]
+
+# A run that is expected to take longer than this on the CPU does not belong where people wait for the next second.
+QUICK_SECONDS = 20.0
+
+
+@cache
+def current() -> Engine:
+    """The engine that the environment configures."""
+    return engine(configuration.from_environment())
+
+
+# ---- submitting ----------------------------------------------------------------------------------------------------
+
+
+def score_spec(structures: Sequence[Structure], model: ModelChoice, *, seed: int = 0) -> Spec:
+    """The complete description of scoring these structures with this model."""
+    card = services.card(model.id)
+    known = ModelChoice(model.id, model.dtype, model.device, model.weights_sha256 or card.sha256 or None)
+    return Spec(
+        task="score",
+        model=known,
+        inputs_sha256=stored.inputs_sha256(structures),
+        n_structures=len(structures),
+        seed=seed,
+        versions={name: version(name) for name in PACKAGES},
+    )
+
+
+def submit_score(
+    viewer: Viewer,
+    structures: Sequence[Structure],
+    model: ModelChoice,
+    *,
+    title: str,
+    refusals: Sequence[Failure] = (),
+    again: bool = False,
+) -> Run:
+    """Queue the scoring of these structures, or return the run that already answers the same question (`again`: do not).
+
+    Raises QuotaError, UnknownModelError, UsageError.
+    """
+    known = current()
+    spec = score_spec(structures, model)
+    same = None if again else known.store.find_same_work(viewer, spec)
+    if same is not None:
+        return same
+    cost = services.estimate(services.card(model.id), structures, model.dtype).seconds
+    run_id = known.submit(
+        _owner(viewer),
+        spec,
+        title=title,
+        lane=lane_of(model.device, cost),
+        also=lambda connection, run_id: stored.add(connection, run_id, structures, refusals),
+    )
+    return known.store.run(viewer, run_id)
+
+
+def lane_of(device: str, cpu_seconds: float) -> str:
+    """Which lane a run belongs to: what is short on the CPU never waits for what is long; a GPU takes the long ones."""
+    if device.startswith("cuda"):
+        return "gpu"
+    if cpu_seconds <= QUICK_SECONDS:
+        return "quick"
+    has_gpu = device == "auto" and any(w.alive and w.lanes.get("gpu") for w in current().store.workers())
+    return "gpu" if has_gpu else "long"
+
+
+def retry(viewer: Viewer, run_id: str) -> Run:
+    """A new run with the same spec and the same inputs; the old one stays as it is. Raises RunStateError while it is active."""
+    known = current()
+    old = known.store.run(viewer, run_id)
+    if old.active:
+        raise RunStateError("The run has not ended yet.", "Cancel it first, or wait.")
+    inputs = stored.of_run(known.store, run_id)
+    refusals = stored.refusals_of_run(known.store, run_id)
+    new = known.submit(
+        old.owner if viewer.owner is None else viewer.owner,
+        old.spec,
+        title=old.title,
+        lane=old.lane,
+        parent=old.id,
+        also=lambda connection, new_id: stored.add(connection, new_id, inputs, refusals),
+    )
+    return known.store.run(viewer, new)
+
+
+def _owner(viewer: Viewer) -> str:
+    return viewer.owner or "operator"
+
+
+# ---- asking --------------------------------------------------------------------------------------------------------
+
+
+def get(viewer: Viewer, run_id: str, key: str = "") -> Run:
+    """One run, or UnknownRunError; `key` is that of a shared link."""
+    return current().store.run(viewer, run_id, key)
+
+
+def list_runs(viewer: Viewer, *, states: Sequence[RunState] = (), limit: int = 200, offset: int = 0) -> tuple[Run, ...]:
+    """The viewer's runs, newest first."""
+    return current().store.list_runs(viewer, states=states, limit=limit, offset=offset)
+
+
+def count_runs(viewer: Viewer, states: Sequence[RunState] = ()) -> int:
+    return current().store.count_runs(viewer, states)
+
+
+def attempts(run: Run) -> tuple[Attempt, ...]:
+    return current().store.attempts(run.id)
+
+
+def waiting(run: Run) -> Waiting:
+    """What a queued run waits for."""
+    return current().store.waiting(run)
+
+
+def workers() -> tuple[Worker, ...]:
+    return current().store.workers()
+
+
+def inputs(run: Run) -> tuple[Structure, ...]:
+    """The structures that a run works on, in their order."""
+    return stored.of_run(current().store, run.id)
+
+
+def refusals(run: Run) -> tuple[Failure, ...]:
+    """What was brought with a run and could not be read."""
+    return stored.refusals_of_run(current().store, run.id)
+
+
+# ---- changing ------------------------------------------------------------------------------------------------------
+
+
+def cancel(viewer: Viewer, run_id: str) -> Run:
+    """Raises RunStateError where the run has ended."""
+    return current().cancel(viewer, run_id)
+
+
+def delete(viewer: Viewer, run_id: str) -> None:
+    """Forget an ended run and its files. Raises RunStateError while it is active."""
+    current().delete(viewer, run_id)
+
+
+def share(viewer: Viewer, run_id: str, on: bool = True) -> str | None:
+    """The key of a link that shows this run to whoever has it; `on` False takes it back."""
+    return current().store.share(viewer, run_id, on)
+
+
+def rename(viewer: Viewer, run_id: str, title: str) -> None:
+    current().store.rename(viewer, run_id, title)
+
+
+def take_over(old_owner: str, new_owner: str) -> int:
+    """Give what a browser did before its person logged in to the account. Returns how many runs."""
+    return current().store.take_over(old_owner, new_owner)
+
+
+def prune(viewer: Viewer, older_than_days: float) -> list[Run]:
+    """Delete runs that ended longer ago; returns them."""
+    return current().prune(viewer, time.time() - older_than_days * 86400)
+
+
+# ---- results -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a scoring run has found so far. `provenance` as in exports; None before the run has begun."""
+
+    run: Run
+    scores: tuple[Score, ...]
+    failures: tuple[Failure, ...]
+    provenance: dict[str, Any] | None
+
+
+def result(run: Run) -> Result:
+    """The scores of a run, with verdicts made now from the arrays it kept; partial while it runs or after a stop."""
+    given = inputs(run)
+    failures = list(refusals(run))
+    folder = current().folder(run)
+    scores: list[Score] = []
+    if folder is not None and run.spec.model is not None:
+        card = models.card(run.spec.model.id)
+        reference = reference_distribution(card.id)
+        pairs, failed = score_task.read(folder, given)
+        failures += failed
+        scores = [Score(s, card.id, e, judge(s, e, card, reference)) for s, e in pairs]
+    return Result(run, tuple(scores), tuple(failures), provenance_of(run))
+
+
+def provenance_of(run: Run) -> dict[str, Any] | None:
+    """What one must know to repeat a run's numbers: of the process that made them once it has ended, else as submitted."""
+    choice = run.spec.model
+    if choice is None:
+        return None
+    found = run.summary or {}
+    document = provenance(
+        models.card(choice.id),
+        device=str(found.get("device", choice.device)),
+        dtype=choice.dtype,
+        weights=str(found.get("weights_sha256") or choice.weights_sha256 or ""),
+    )
+    document["versions"] = dict(run.spec.versions)
+    document["run"] = run.id
+    document["spec_sha256"] = run.spec_sha256
+    return document
+
+
+def compare(viewer: Viewer, run_ids: Sequence[str]):
+    """One row per structure that several scoring runs share, one column of U_Delta per run (a pandas table)."""
+    return comparison_table([(_label(r), result(r).scores) for r in (get(viewer, i) for i in run_ids)])
+
+
+def _label(run: Run) -> str:
+    model = run.spec.model.id if run.spec.model else run.task
+    return f"{model} ({run.id[:6]})"
+
+
+def export(viewer: Viewer, run_id: str, stream: BinaryIO, key: str = "") -> None:
+    """Write a run as a zip: what was asked, with which versions, every attempt, the inputs, and all that was recorded."""
+    run = get(viewer, run_id, key)
+    found = result(run) if run.task == "score" else None
+    archive.write(
+        stream,
+        run=run,
+        attempts=attempts(run),
+        structures=inputs(run),
+        refusals=refusals(run),
+        folder=current().folder(run),
+        result=None if found is None else (found.scores, found.failures, found.provenance),
+    )
+
+
+def command_line(run: Run, files: Sequence[str | Path]) -> str:
+    """The command that repeats a scoring run on its files."""
+    choice = run.spec.model
+    return services.command_line(
+        [str(f) for f in files],
+        choice.id if choice else services.default_model_id(),
+        dtype=choice.dtype if choice else "float32",
+    )

@@ -1,0 +1,44 @@
+"""Where the files of a run are. One folder per attempt; nothing else knows how they are named."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+from fdcore.config import Config
+
+
+def attempt_folder(config: Config, run_id: str, number: int) -> Path:
+    return config.runs / run_id / f"attempt-{number}"
+
+
+def previous_folders(config: Config, run_id: str, number: int) -> list[Path]:
+    """Folders of earlier attempts that are still there, the latest first."""
+    folders = [attempt_folder(config, run_id, n) for n in range(number - 1, 0, -1)]
+    return [f for f in folders if f.is_dir()]
+
+
+def latest_folder(config: Config, run_id: str, number: int) -> Path | None:
+    """The newest attempt that has recorded anything, None where there is none yet."""
+    return next(iter(previous_folders(config, run_id, number + 1)), None)
+
+
+def remove_files(config: Config, run_id: str) -> None:
+    """Everything that attempts of this run have left."""
+    folder = config.runs / run_id
+    if not run_id or folder.parent != config.runs:
+        raise ValueError(f"no run can be called {run_id!r}")
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder)
+
+
+def folder_size(folder: Path) -> int:
+    """Bytes of all files under a folder; files that vanish meanwhile count nothing."""
+    total = 0
+    for root, _, files in os.walk(folder):
+        for name in files:
+            with contextlib.suppress(OSError):
+                total += os.stat(os.path.join(root, name), follow_symlinks=False).st_size
+    return total

@@ -1,0 +1,253 @@
+"""What a run records while it runs: tables of numbers that grow, notes in words, and the state from which it can go on.
+
+One folder per attempt holds
+    series.h5      one HDF5 group per table, one chunked dataset per column; written in SWMR mode, so that other processes
+                   read it while it grows and a killed writer leaves everything that was flushed
+    notes.jsonl    one JSON object per line, for what is not a number
+    checkpoint     safetensors: the arrays of the state, and as metadata the rest of it and how much of the two files above
+                   belongs to it; replaced as a whole, never written in place
+    result.json    what the task returned; its presence means that the folder is complete
+
+A new attempt copies what the last checkpoint vouches for into a folder of its own and appends to that: a point is never
+lost, never there twice, and a worker that was wrongly taken for dead writes where nobody reads.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+# Before h5py: network file systems without locks are common on clusters; attempts never share a file anyway.
+os.environ.setdefault("HDF5_USE_FILE_LOCKING", "BEST_EFFORT")
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from fdcore.errors import StoreError, UsageError
+from fdcore.store.files import folder_size
+
+SERIES, NOTES, CHECKPOINT, RESULT = "series.h5", "notes.jsonl", "checkpoint.safetensors", "result.json"
+# Rows of one chunk: large enough for speed, small enough that a short run is not megabytes.
+CHUNK_BYTES = 64_000
+COPY_ROWS = 100_000
+
+
+@dataclass(frozen=True)
+class Column:
+    """One number per row, or an array of fixed shape per row: dtype as NumPy writes it, `shape` without the rows."""
+
+    dtype: str = "<f8"
+    shape: tuple[int, ...] = ()
+
+
+Tables = Mapping[str, Mapping[str, Column]]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a task between two steps: plain JSON values and arrays."""
+
+    values: Mapping[str, Any]
+    arrays: Mapping[str, NDArray[Any]]
+
+
+class Recorder:
+    """Writes one attempt's folder. `rows` is how many rows each table has."""
+
+    def __init__(self, folder: Path, tables: Tables, previous: Path | None = None) -> None:
+        """`previous`: the folder of an earlier attempt, to go on from its checkpoint (`self.state` is None without one)."""
+        self.folder = folder
+        self.state: Checkpoint | None = None
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, mode=0o700)
+        self._file = h5py.File(folder / SERIES, "w", libver="latest")
+        self.rows = dict.fromkeys(tables, 0)
+        for table, columns in tables.items():
+            for name, column in columns.items():
+                width = np.dtype(column.dtype).itemsize * int(np.prod(column.shape, dtype=int))
+                self._file.create_dataset(
+                    f"{table}/{name}",
+                    shape=(0, *column.shape),
+                    maxshape=(None, *column.shape),
+                    chunks=(max(1, min(4096, CHUNK_BYTES // max(width, 1))), *(max(1, n) for n in column.shape)),
+                    dtype=column.dtype,
+                )
+        self._tables = tables
+        self._file.swmr_mode = True
+        self._notes = (folder / NOTES).open("wb")
+        if previous is not None:
+            self._go_on(previous)
+
+    def append(self, table: str, columns: Mapping[str, Any]) -> None:
+        """Add rows: every column of the table, all with the same number of rows."""
+        known = self._tables[table]
+        if set(columns) != set(known):
+            raise UsageError(f"Table {table} has the columns {sorted(known)}, not {sorted(columns)}.")
+        arrays = {
+            name: np.asarray(columns[name], dtype=known[name].dtype).reshape(-1, *known[name].shape) for name in known
+        }
+        (count,) = {len(a) for a in arrays.values()}
+        start = self.rows[table]
+        for name, array in arrays.items():
+            data = _dataset(self._file, f"{table}/{name}")
+            data.resize(start + count, axis=0)
+            data[start:] = array
+        self.rows[table] = start + count
+
+    def note(self, values: Mapping[str, Any]) -> None:
+        """Add one line of words."""
+        self._notes.write(json.dumps(dict(values), allow_nan=False).encode() + b"\n")
+
+    def flush(self) -> None:
+        """Everything recorded so far can now be read by others, and survives this process."""
+        self._notes.flush()
+        self._file.flush()
+
+    def save(self, state: Checkpoint) -> None:
+        """Replace the checkpoint. What was recorded before this call belongs to it, and reaches the disk first."""
+        self.flush()
+        for name in (SERIES, NOTES):
+            _sync(self.folder / name)
+        metadata = {
+            "values": json.dumps(dict(state.values), allow_nan=False),
+            "rows": json.dumps(self.rows),
+            "notes": json.dumps(self._notes.tell()),
+        }
+        fresh = self.folder / (CHECKPOINT + ".new")
+        # safetensors wants at least one array.
+        arrays = {"_": np.zeros(1, np.uint8), **{k: np.ascontiguousarray(v) for k, v in state.arrays.items()}}
+        save_file(arrays, fresh, metadata=metadata)
+        _sync(fresh)
+        fresh.replace(self.folder / CHECKPOINT)
+        _sync(self.folder)
+        self.state = state
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """The attempt is complete: everything is on disk before `result.json` says so, and nothing can be changed after."""
+        self.close()
+        for name in (SERIES, NOTES):
+            _sync(self.folder / name)
+        fresh = self.folder / (RESULT + ".new")
+        fresh.write_text(json.dumps(dict(result), allow_nan=False), encoding="utf-8")
+        _sync(fresh)
+        fresh.replace(self.folder / RESULT)
+        (self.folder / CHECKPOINT).unlink(missing_ok=True)
+        for file in self.folder.iterdir():
+            file.chmod(0o400)
+        _sync(self.folder)
+
+    def close(self) -> None:
+        """Flush and close; more than once does nothing."""
+        if self._file:
+            self.flush()
+            self._file.close()
+            self._notes.close()
+
+    def size(self) -> int:
+        """Bytes of the folder."""
+        return folder_size(self.folder)
+
+    def _go_on(self, previous: Path) -> None:
+        read = read_checkpoint(previous)
+        if read is None:
+            return
+        state, rows, notes = read
+        with (previous / NOTES).open("rb") as file:
+            kept = file.read(notes)
+        with open_series(previous) as old:
+            if old is None or len(kept) != notes:
+                raise StoreError("The saved state is there, but not all that was recorded before it.")
+            for table, count in rows.items():
+                for start in range(0, count, COPY_ROWS):
+                    stop = min(count, start + COPY_ROWS)
+                    part = {name: _dataset(old, f"{table}/{name}")[start:stop] for name in self._tables[table]}
+                    if any(len(p) != stop - start for p in part.values()):
+                        raise StoreError("The saved state is there, but not all that was recorded before it.")
+                    self.append(table, part)
+        self._notes.write(kept)
+        # The new attempt must not depend on the old folder: it may itself be killed before its first own checkpoint.
+        self.save(state)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_checkpoint(folder: Path) -> tuple[Checkpoint, dict[str, int], int] | None:
+    """(state, rows of each table, bytes of the notes) of the last checkpoint of an attempt; None where it has none."""
+    file = folder / CHECKPOINT
+    if not file.is_file():
+        return None
+    try:
+        with safe_open(file, "numpy") as opened:
+            metadata = opened.metadata()
+            arrays = {k: opened.get_tensor(k) for k in opened.keys() if k != "_"}  # noqa: SIM118 - no mapping
+        values, rows, notes = (json.loads(metadata[key]) for key in ("values", "rows", "notes"))
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise StoreError("The saved state of the run is damaged.", "Submit it again.") from error
+    return Checkpoint(values, arrays), rows, notes
+
+
+class open_series:
+    """`with open_series(folder) as file:` the HDF5 file for reading, also while it is written; None before it exists."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / SERIES
+        self._file: h5py.File | None = None
+
+    def __enter__(self) -> h5py.File | None:
+        try:
+            # SWMR also opens what a killed writer left open.
+            self._file = h5py.File(self._path, "r", libver="latest", swmr=True)
+        except (OSError, KeyError):
+            return None
+        return self._file
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def read_table(folder: Path, table: str, start: int = 0) -> dict[str, NDArray[Any]]:
+    """The columns of one table from row `start` on, all of the same length; empty before the file exists."""
+    with open_series(folder) as file:
+        if file is None or table not in file:
+            return {}
+        columns = {name: _dataset(file, f"{table}/{name}") for name in cast(h5py.Group, file[table])}
+        # A writer appends column by column: the shortest one says how many rows are complete.
+        count = min(column.shape[0] for column in columns.values())
+        return {name: column[start:count] for name, column in columns.items()}
+
+
+def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
+    return cast(h5py.Dataset, file[name])
+
+
+def read_notes(folder: Path) -> Iterator[dict[str, Any]]:
+    """The notes in order; a line that is still being written is left out."""
+    try:
+        content = (folder / NOTES).read_bytes()
+    except OSError:
+        return
+    for line in content.split(b"\n")[:-1]:
+        yield json.loads(line)
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """What the task returned, None where the attempt is not complete."""
+    try:
+        return json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,21 @@
+"""All kinds of work: what a run can be. A new one is one file and one row here; listing them imports none."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from fdcore.errors import UsageError
+from fdcore.tasks.base import Task
+
+TASKS: dict[str, str] = {
+    "score": "fdcore.tasks.score:ScoreTask",
+    "drill": "fdcore.tasks.drill:DrillTask",
+}
+
+
+def task(name: str) -> Task:
+    """The task of that name; UsageError where there is none."""
+    if name not in TASKS:
+        raise UsageError(f"There is no task {name!r}.", f"Known are {', '.join(TASKS)}.")
+    module, _, attribute = TASKS[name].partition(":")
+    return getattr(import_module(module), attribute)()
