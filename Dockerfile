@@ -20,7 +20,7 @@ RUN --mount=type=cache,target=/root/.cache/uv \
     else \
         uv pip install --python /opt/venv/bin/python -r requirements.txt; \
     fi
-COPY pyproject.toml README.md LICENSE app.py ./
+COPY pyproject.toml README.md LICENSE app.py ui.py ./
 COPY .streamlit .streamlit
 COPY static static
 COPY pages pages
@@ -39,7 +39,7 @@ RUN apt-get update \
     && install -d -o fdcore -g fdcore /data /models
 COPY --from=build /opt/venv /opt/venv
 WORKDIR /app
-COPY --chown=fdcore:fdcore app.py ./
+COPY --chown=fdcore:fdcore app.py ui.py ./
 COPY --chown=fdcore:fdcore .streamlit .streamlit
 COPY --chown=fdcore:fdcore static static
 COPY --chown=fdcore:fdcore pages pages

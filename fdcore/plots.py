@@ -208,3 +208,33 @@ def _worst_and_sample(components: pd.DataFrame) -> tuple[pd.DataFrame, bool]:
     rest = order[half:]
     keep = np.concatenate([order[:half], rest[np.linspace(0, len(rest) - 1, half).astype(int)]])
     return components.loc[np.unique(keep)], True
+
+
+def compared_runs(table: pd.DataFrame, most: int = 60) -> alt.Chart:
+    """U_Delta (eV/Å) of the structures of `export.comparison_table`, one mark per run, the `most` largest ones."""
+    columns = [c for c in table.columns if c.endswith(": force_delta_eV_per_A")]
+    shown = table.head(most)
+    name = shown["file"] + shown["index"].map(lambda k: f" #{k:.0f}" if k else "")
+    long = pd.concat(
+        [
+            pd.DataFrame({"structure": name, "run": c.removesuffix(": force_delta_eV_per_A"), "force_delta": shown[c]})
+            for c in columns
+        ]
+    ).dropna()
+    more = f"the {most} largest of {len(table)}" if len(table) > most else ""
+    return (
+        alt.Chart(long, title=_title("U_Delta per run", more))
+        .mark_point(filled=True, size=70, opacity=0.85)
+        .encode(
+            x=alt.X("force_delta:Q", title="U_Delta (eV/Å)", scale=alt.Scale(type="symlog", constant=0.01)),
+            y=alt.Y("structure:N", title=None, sort=list(dict.fromkeys(name)), axis=alt.Axis(labelLimit=220)),
+            color=alt.Color("run:N", title="Run", legend=alt.Legend(orient="top", labelLimit=400)),
+            shape=alt.Shape("run:N", title="Run"),
+            tooltip=[
+                alt.Tooltip("structure:N", title="structure"),
+                alt.Tooltip("run:N", title="run"),
+                alt.Tooltip("force_delta:Q", title="U_Delta (eV/Å)", format=".3g"),
+            ],
+        )
+        .interactive()
+    )

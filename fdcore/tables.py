@@ -1,4 +1,4 @@
-"""Small looks into the tables of `fdcore.export`: one row, some rows."""
+"""Tables that pages show: looks into those of `fdcore.export`, and the history of runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fdcore.human import duration, size
 from fdcore.records import Score
+from fdcore.store.records import Attempt, Run
 
 
 def atom_row(score: Score, atom: int) -> dict[str, Any]:
@@ -49,3 +51,46 @@ def columns_with_content(table: pd.DataFrame, columns: Sequence[str]) -> list[st
     """Those of `columns` that exist and are not empty in every row."""
     present = [c for c in columns if c in table]
     return [c for c in present if (table[c].notna() & (table[c].astype(str) != "")).any()]
+
+
+def runs_table(listed: Sequence[Run], timezone: str = "UTC") -> pd.DataFrame:
+    """One row per ended run: state, title, task, model, when it ended in `timezone`, how long it took, what it found."""
+    ended = pd.Series([r.ended_at for r in listed], dtype="float64")
+    return pd.DataFrame(
+        {
+            "state": [r.state for r in listed],
+            "title": [r.title for r in listed],
+            "task": [r.task for r in listed],
+            "model": [r.spec.model.id if r.spec.model else "" for r in listed],
+            "ended": pd.to_datetime(ended, unit="s", utc=True).dt.tz_convert(timezone),
+            "took": [duration(r.seconds) for r in listed],
+            "found": [_found(r) for r in listed],
+            "attempts": [r.attempt for r in listed],
+            "size": [size(r.bytes) for r in listed],
+            "shared": [r.share is not None for r in listed],
+        }
+    )
+
+
+def _found(run: Run) -> str:
+    """The result in a few words."""
+    if run.error:
+        return run.error
+    if run.task == "score" and run.summary:
+        failed = run.summary["failed"]
+        return f"{run.summary['scored']} scored" + (f", {failed} failed" if failed else "")
+    return run.text
+
+
+def attempts_table(attempts: Sequence[Attempt]) -> pd.DataFrame:
+    """One row per attempt of a run, in the words that are shown."""
+    return pd.DataFrame(
+        {
+            "Attempt": [a.number for a in attempts],
+            "Worker": [a.worker for a in attempts],
+            "From": [a.done_at_start for a in attempts],
+            "To": [a.done_at_end for a in attempts],
+            "Outcome": [a.outcome for a in attempts],
+            "Why": [a.note for a in attempts],
+        }
+    )

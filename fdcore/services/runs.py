@@ -36,6 +36,11 @@ def current() -> Engine:
     return engine(configuration.from_environment())
 
 
+def app_is_open() -> None:
+    """Say that somebody looks: starts this machine's worker, and warms it up, where the operator lets us."""
+    current().app_is_open()
+
+
 # ---- submitting ----------------------------------------------------------------------------------------------------
 
 

@@ -225,7 +225,7 @@ def read_table(folder: Path, table: str, start: int = 0) -> dict[str, NDArray[An
     with open_series(folder) as file:
         if file is None or table not in file:
             return {}
-        columns = {name: _dataset(file, f"{table}/{name}") for name in cast(h5py.Group, file[table])}
+        columns = {str(name): _dataset(file, f"{table}/{name}") for name in cast(h5py.Group, file[table])}
         # A writer appends column by column: the shortest one says how many rows are complete.
         count = min(column.shape[0] for column in columns.values())
         return {name: column[start:count] for name, column in columns.items()}

@@ -1,46 +1,69 @@
-"""Cost before a run, progress and a stop during it, results after it."""
+"""Cost before a run, progress and a cancel during it, results after it. The work is done by the engine, not by the page."""
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import streamlit as st
 
 from fdcore import services
-from fdcore.errors import FdcoreError
-from fdcore.records import Score
-from pages.parts import session, warm
+from fdcore.errors import FdcoreError, RunStateError
+from fdcore.services import runs
+from pages.parts import owner, session, words
 from pages.parts.words import count, plain
 
 # What is expected to take longer asks first.
 START_AT_ONCE_S = 20.0
-# How often a page that waits for a model looks up.
-TICK_S = 0.2
+# A result that comes within this is shown without ever drawing a progress bar.
+PATIENCE_S = 1.5
+# How often a page that watches a run looks up.
+TICK_S = 0.5
+READY_AGAIN_S = 20.0
+
+
+def be_ready() -> None:
+    """Let the worker load the default model while the person still chooses; at most once in a while per session."""
+    if time.monotonic() - st.session_state.get("fd_ready_at", -READY_AGAIN_S) < READY_AGAIN_S:
+        return
+    st.session_state["fd_ready_at"] = time.monotonic()
+    # A run that is submitted says what is wrong.
+    with contextlib.suppress(FdcoreError):
+        runs.app_is_open()
 
 
 def results() -> session.Results | None:
-    """Results of the choice in use: kept ones at once, small ones after computing them, large ones after a question."""
-    known = session.results()
-    if known is not None and (known.complete or st.session_state.get("fd_stopped")):
-        _stopped_line(known)
-        return known
-    structures = session.structures()
-    if not structures:
-        known = session.start_results(0)
-        known.complete = True
-        return known
-    if known is None and not _may_start(structures):
-        return None
-    known = known or session.start_results(len(structures))
+    """Results of the choice in use: known ones at once, small ones after a moment, large ones after a question."""
+    if not session.structures():
+        return session.only_refusals()
     try:
-        _run(known, structures)
+        run = session.run() or _submitted()
+        if run is None:
+            return None
+        if run.active:
+            run = _wait(run)
+        if run.active:
+            _watch()
+            return None
+        return _ended(run)
     except FdcoreError as error:
-        session.forget_results()
+        session.forget_run()
         st.error(f"**{plain(error.message)}** {plain(error.hint)}", icon=":material/error:")
         if st.button("Try again", icon=":material/refresh:"):
             st.rerun()
         return None
-    return known
+
+
+def _submitted() -> runs.Run | None:
+    """A new run for the choice (or the earlier one that answers the same); None while the person has not agreed."""
+    structures, now = session.structures(), session.settings()
+    if not _may_start(structures):
+        return None
+    run = runs.submit_score(
+        owner.viewer(), structures, now.model, title=session.title(), refusals=session.parsed().failures
+    )
+    session.follow(run)
+    return run
 
 
 def _may_start(structures) -> bool:
@@ -49,8 +72,7 @@ def _may_start(structures) -> bool:
         return True
     now = session.settings()
     card = services.card(now.model_id)
-    model = warm.loaded(now.model_id, now.device, now.dtype) or card
-    cost = services.estimate(model, structures, now.dtype)
+    cost = services.estimate(card, structures, now.dtype)
     here = services.model_is_here(card)
     if here and cost.fits and cost.seconds <= START_AT_ONCE_S:
         return True
@@ -75,53 +97,59 @@ def _may_start(structures) -> bool:
         return False
 
 
-def _run(known: session.Results, structures) -> None:
-    now = known.settings
-    place = st.empty()
-    with place.container(border=True):
-        line = st.empty()
-        st.button("Stop", icon=":material/stop_circle:", on_click=_stop, key="stop")
-    started = time.monotonic()
-    while not warm.is_done(now.model_id, now.device, now.dtype):
-        line.progress(0.0, text=f"Loading {now.model_id}, once after a start: {time.monotonic() - started:.0f} s")
-        time.sleep(TICK_S)
-    model = warm.model(now.model_id, now.device, now.dtype)
-    known.provenance = services.settings(model)
-    parsed_failures = len(session.parsed().failures)
-    done = len(known.scores) + len(known.failures) - parsed_failures
-    line.progress(done / known.total, text=_progress_text(done, known.total, 0.0))
-    started = time.monotonic()
-    for number, item in enumerate(services.score(model, structures[done:]), start=done + 1):
-        if isinstance(item, Score):
-            known.scores.append(item)
-        else:
-            known.failures.append(item)
-        spent = time.monotonic() - started
-        left = spent / (number - done) * (known.total - number)
-        line.progress(number / known.total, text=_progress_text(number, known.total, left))
-    known.seconds += time.monotonic() - started
-    known.complete = True
-    place.empty()
+def _wait(run: runs.Run) -> runs.Run:
+    """The run after at most a moment: most end within it."""
+    until = time.monotonic() + PATIENCE_S
+    with st.spinner("Scoring", show_time=False):
+        while run.active and time.monotonic() < until:
+            time.sleep(0.03)
+            run = session.run(fresh=True) or run
+    return run
 
 
-def _progress_text(done: int, total: int, left: float) -> str:
-    text = f"Scored {done} of {count(total, 'structure')}"
-    return f"{text}, about {left:.0f} s left" if left >= 2 else text
-
-
-def _stop() -> None:
-    st.session_state["fd_stopped"] = True
-
-
-def _go_on() -> None:
-    st.session_state["fd_stopped"] = False
-
-
-def _stopped_line(known: session.Results) -> None:
-    if known.complete:
-        st.session_state["fd_stopped"] = False
+@st.fragment(run_every=TICK_S)
+def _watch() -> None:
+    """Progress of the followed run; the whole page is drawn once more when it has ended."""
+    run = session.run(fresh=True)
+    if run is None or not run.active:
+        st.rerun()
         return
-    done = len(known.scores) + len(known.failures) - len(session.parsed().failures)
-    with st.container(horizontal=True, border=True, vertical_alignment="center"):
-        st.markdown(f":material/stop_circle: Stopped after {done} of {count(known.total, 'structure')}.")
-        st.button("Go on", on_click=_go_on, key="go_on")
+    with st.container(border=True, key="progress"):
+        words.run_progress(run)
+        with st.container(horizontal=True, vertical_alignment="center"):
+            if run.cancel_requested:
+                st.button("Stopping", icon=":material/stop_circle:", key="stop", disabled=True)
+            else:
+                st.button("Stop", icon=":material/stop_circle:", on_click=_stop, args=(run.id,), key="stop")
+            st.caption("It goes on when this page is closed; the Runs page keeps it.")
+
+
+def _stop(run_id: str) -> None:
+    try:
+        runs.cancel(owner.viewer(), run_id)
+    except FdcoreError as error:
+        # That it has just ended is what was wanted.
+        if not isinstance(error, RunStateError):
+            st.toast(f"{plain(error.message)} {plain(error.hint)}", icon=":material/error:")
+
+
+def _ended(run: runs.Run) -> session.Results | None:
+    known = session.results_of(run)
+    if run.state == "done":
+        return known
+    done = f"{len(known.scores):,} of {count(run.spec.n_structures, 'structure')}"
+    with st.container(border=True, key="not-finished"):
+        if run.state == "failed":
+            st.error(f"**{plain(run.error or 'The run failed.')}** {plain(run.hint or '')}", icon=":material/error:")
+        else:
+            st.markdown(f":material/stop_circle: Stopped after {done}.")
+        if owner.may_change(run):
+            st.button("Go on", icon=":material/play_arrow:", on_click=_go_on, args=(run.id,), key="go_on")
+    return known if known.scores or run.state == "cancelled" else None
+
+
+def _go_on(run_id: str) -> None:
+    try:
+        session.follow(runs.retry(owner.viewer(), run_id))
+    except FdcoreError as error:
+        st.toast(f"{plain(error.message)} {plain(error.hint)}", icon=":material/error:")

@@ -1,38 +1,46 @@
-"""What follows a person from page to page: the chosen structures, the chosen model, the results.
+"""What follows a person from page to page: the chosen structures, the chosen model, the run that works on them.
 
 Widgets lose their values when another page is shown, so choices live here under their own keys. Pages read and write them
-only through these functions.
+only through these functions. Runs live in the store: a session holds their ids and a few results that it has read.
 """
 
 from __future__ import annotations
 
 import hashlib
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
 
 from fdcore import services
+from fdcore.errors import UnknownRunError
 from fdcore.records import Failure, Score, Structure
+from fdcore.services import runs
+from fdcore.spec import ModelChoice
+from pages.parts import owner
 
-# Results kept per person: enough to go back and forth between examples and models without computing again.
+# Results read per person: enough to go back and forth between examples and models without reading again.
 KEPT_RESULTS = 6
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What was brought: one or several sources, and where they came from. `label` is how the page names them."""
+    """What was brought: one or several sources, and where they came from. `label` is how the page names them.
+
+    An earlier run brings its own structures: `run` is its id, `share` the key of the link that showed it.
+    """
 
     origin: str
     label: str
-    sources: tuple[services.Source, ...]
+    sources: tuple[services.Source, ...] = ()
     example: str | None = None
+    run: str | None = None
+    share: str = ""
 
     @property
     def key(self) -> str:
         """The content of all sources as one hash: the same files give the same results."""
-        digest = hashlib.sha256()
+        digest = hashlib.sha256((self.run or "").encode())
         for source in self.sources:
             digest.update(source.name.encode() + b"\0" + str(source.format).encode() + b"\0" + source.data + b"\0")
         return digest.hexdigest()
@@ -48,19 +56,21 @@ class Settings:
     charge: int | None = None
     spin: int | None = None
 
+    @property
+    def model(self) -> ModelChoice:
+        """As a run's spec names it."""
+        return ModelChoice(self.model_id, self.dtype, self.device)
 
-@dataclass
+
+@dataclass(frozen=True)
 class Results:
-    """Scores and failures of one choice with one setting; `complete` is False while it runs and after a stop."""
+    """What a run has found, as pages show it. `when` and `seconds` are None where nothing was computed."""
 
-    settings: Settings
-    total: int
-    scores: list[Score] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
+    scores: tuple[Score, ...]
+    failures: tuple[Failure, ...]
     provenance: dict[str, Any] | None = None
-    when: float = field(default_factory=time.time)
-    seconds: float = 0.0
-    complete: bool = False
+    when: float | None = None
+    run_id: str | None = None
 
 
 # ---- the choice ----------------------------------------------------------------------------------------------------
@@ -77,9 +87,8 @@ def choose(new: Choice) -> None:
     st.session_state.pop("fd_parsed", None)
     st.session_state["fd_uploader"] = uploader_generation() + (new.origin != "upload")
     st.session_state["fd_open"] = None
-    st.session_state["fd_stopped"] = False
     select_atom(None)
-    _address()
+    show_address()
 
 
 def choose_example(example: services.Example) -> None:
@@ -96,9 +105,26 @@ def uploader_generation() -> int:
 def parsed() -> services.Parsed:
     """The structures of the choice, read and validated once."""
     if "fd_parsed" not in st.session_state:
-        current = choice()
-        st.session_state["fd_parsed"] = services.read_sources(list(current.sources) if current else [])
+        st.session_state["fd_parsed"] = _read(choice())
     return st.session_state["fd_parsed"]
+
+
+def _read(current: Choice | None) -> services.Parsed:
+    if current is None:
+        return services.read_sources([])
+    if current.run is None:
+        return services.read_sources(list(current.sources))
+    brought = runs.get(owner.viewer(), current.run, current.share)
+    return services.Parsed(runs.inputs(brought), runs.refusals(brought))
+
+
+def title() -> str:
+    """How the history names a run of this choice."""
+    current = choice()
+    if current is None:
+        return ""
+    found = structures()
+    return found[0].file if current.origin == "upload" and len(found) == 1 else current.label
 
 
 def structures() -> tuple[Structure, ...]:
@@ -117,14 +143,15 @@ def settings() -> Settings:
 
 def set_settings(new: Settings) -> None:
     """Use another model, precision, device, charge or spin."""
-    if new != settings():
-        st.session_state["fd_stopped"] = False
+    if new == settings():
+        return
     st.session_state["fd_settings"] = new
-    _address()
+    show_address()
 
 
 def read_address() -> None:
-    """Once per session: ?example=...&model=... opens an example with a model. Unknown names are ignored."""
+    """Once per session: ?example=...&model=... opens an example with a model, ?run=... a scoring run (&key=... somebody
+    else's, shared). Unknown names are ignored; a run that may not be seen is said to be so."""
     if st.session_state.get("fd_address_read"):
         return
     st.session_state["fd_address_read"] = True
@@ -135,58 +162,123 @@ def read_address() -> None:
     for example in services.examples():
         if example.id == wanted:
             choose_example(example)
+    run_id = st.query_params.get("run")
+    if run_id:
+        try:
+            open_run(runs.get(owner.viewer(), run_id, st.query_params.get("key", "")), st.query_params.get("key", ""))
+        except UnknownRunError as error:
+            st.error(f"**{error.message}** {error.hint}", icon=":material/link_off:")
 
 
-def _address() -> None:
+def show_address() -> None:
+    """Name in the address what is shown, so that it can be kept and reloaded."""
     current, model_id = choice(), settings().model_id
     wanted: dict[str, str] = {}
     if current is not None and current.example is not None:
         wanted["example"] = current.example
-    if model_id != services.default_model_id():
+        if model_id != services.default_model_id():
+            wanted["model"] = model_id
+    elif (run_id := _runs().get(_question())) is not None:
+        # The run says with which model.
+        wanted["run"] = run_id
+        if current is not None and current.run == run_id and current.share:
+            wanted["key"] = current.share
+    elif model_id != services.default_model_id():
         wanted["model"] = model_id
-    st.query_params.from_dict(wanted)
+    if st.query_params.to_dict() != wanted:
+        st.query_params.from_dict(wanted)
+
+
+# ---- the run -------------------------------------------------------------------------------------------------------
+
+
+def open_run(run: runs.Run, share: str = "") -> None:
+    """Take a scoring run of the history into use, with its structures and its model."""
+    if run.spec.model is None:
+        return
+    known = run.spec.model
+    st.session_state["fd_settings"] = Settings(known.id, known.dtype, known.device)
+    current = Choice(origin="run", label=run.title, run=run.id, share=share)
+    # Before `choose` writes the address, so that it names the run.
+    _runs()[(current.key, settings())] = run.id
+    choose(current)
+
+
+def follow(run: runs.Run) -> None:
+    """This run answers the present choice with the present settings."""
+    _runs()[_question()] = run.id
+    st.session_state["fd_run"] = run
+    show_address()
+
+
+def run(*, fresh: bool = False) -> runs.Run | None:
+    """The run that answers the present choice, None where there is none yet. Asked anew only where it can have changed."""
+    run_id = _runs().get(_question())
+    if run_id is None:
+        return None
+    known = st.session_state.get("fd_run")
+    if not fresh and known is not None and known.id == run_id and not known.active:
+        return known
+    current = choice()
+    try:
+        known = runs.get(owner.viewer(), run_id, current.share if current is not None else "")
+    except UnknownRunError:
+        # Deleted meanwhile, on the Runs page or by the operator.
+        forget_run()
+        return None
+    st.session_state["fd_run"] = known
+    return known
+
+
+def forget_run() -> None:
+    """Ask again: after an error, or when a run was deleted."""
+    _runs().pop(_question(), None)
+    st.session_state.pop("fd_run", None)
+
+
+def _runs() -> dict[tuple[str, Settings], str]:
+    """Run ids by question: content of the choice, and settings."""
+    return st.session_state.setdefault("fd_runs", {})
+
+
+def _question() -> tuple[str, Settings]:
+    current = choice()
+    return (current.key if current else "", settings())
+
+
+def agree() -> None:
+    """The person has seen what this choice with these settings will cost, and wants it."""
+    st.session_state["fd_agreed"] = _question()
+
+
+def agreed() -> bool:
+    """Whether `agree` was called for exactly this choice and these settings."""
+    return st.session_state.get("fd_agreed") == _question()
 
 
 # ---- the results ---------------------------------------------------------------------------------------------------
 
 
 def results() -> Results | None:
-    """What is known of this choice with these settings."""
-    return _kept().get(_results_key())
+    """What the run of the present choice has found; None where there is no run or it is still active."""
+    known = run()
+    return None if known is None or known.active else results_of(known)
 
 
-def start_results(total: int) -> Results:
-    """An empty result for this choice and these settings; the oldest ones are forgotten."""
-    fresh = Results(settings(), total, failures=list(parsed().failures))
-    kept = _kept()
-    kept[_results_key()] = fresh
-    while len(kept) > KEPT_RESULTS:
-        kept.pop(next(iter(kept)))
-    return fresh
+def results_of(ended: runs.Run) -> Results:
+    """What an ended run has found, read once."""
+    kept = st.session_state.setdefault("fd_results", {})
+    if ended.id not in kept:
+        found = runs.result(ended)
+        kept[ended.id] = Results(found.scores, found.failures, found.provenance, ended.ended_at, ended.id)
+        while len(kept) > KEPT_RESULTS:
+            kept.pop(next(iter(kept)))
+    return kept[ended.id]
 
 
-def agree() -> None:
-    """The person has seen what this choice with these settings will cost, and wants it."""
-    st.session_state["fd_agreed"] = _results_key()
-
-
-def agreed() -> bool:
-    """Whether `agree` was called for exactly this choice and these settings."""
-    return st.session_state.get("fd_agreed") == _results_key()
-
-
-def forget_results() -> None:
-    """Compute again: used after an error that may not come back."""
-    _kept().pop(_results_key(), None)
-
-
-def _kept() -> dict[tuple[str, Settings], Results]:
-    return st.session_state.setdefault("fd_results", {})
-
-
-def _results_key() -> tuple[str, Settings]:
-    current = choice()
-    return (current.key if current else "", settings())
+def only_refusals() -> Results:
+    """Nothing in the choice could be read: there is nothing to compute."""
+    return Results((), tuple(parsed().failures))
 
 
 # ---- the selection -------------------------------------------------------------------------------------------------

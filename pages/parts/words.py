@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import NamedTuple
+
+import streamlit as st
+
+from fdcore.human import duration
+from fdcore.services import runs
 
 
 class Sign(NamedTuple):
@@ -26,6 +32,16 @@ STATUSES = {
     "fail": Sign(":material/dangerous:", "fail", "red"),
     "unknown": Sign(":material/help:", "unknown", "gray"),
 }
+
+STATES = {
+    "queued": Sign(":material/hourglass_empty:", "Waiting", "gray"),
+    "running": Sign(":material/play_circle:", "Running", "blue"),
+    "done": Sign(":material/check_circle:", "Done", "green"),
+    "failed": Sign(":material/error:", "Failed", "red"),
+    "cancelled": Sign(":material/stop_circle:", "Stopped", "orange"),
+}
+TASKS = {"score": "Score", "drill": "Drill"}
+LANES = {"quick": "short runs", "long": "long runs", "gpu": "runs on a GPU"}
 
 FORCE_DELTA_HELP = (
     r"$U_\Delta=\sqrt{\frac{1}{3N}\sum_i |\mathbf{F}_{nc,i}-\mathbf{F}_{c,i}|^2}$, in eV/Å: the root mean square of the "
@@ -72,3 +88,46 @@ def plain(text: str) -> str:
 def count(number: int, noun: str) -> str:
     """ "1 atom", "8 atoms"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def when(seconds: float | None) -> str:
+    """The time today, the day and time before."""
+    if seconds is None:
+        return "–"
+    then = time.localtime(seconds)
+    today = time.localtime()
+    return time.strftime("%H:%M" if then[:3] == today[:3] else "%d %b %Y %H:%M", then)
+
+
+def run_progress(run: runs.Run) -> None:
+    """One bar with words: what the run does, how far it is, how long still; or what it waits for."""
+    if run.state == "queued":
+        st.progress(0.0, text=waits_for(run))
+        return
+    share = min(max(run.done / run.total, 0.0), 1.0) if run.total else 0.0
+    text = run.text[:1].upper() + run.text[1:]
+    if run.text == "starting":
+        model = run.spec.model.id if run.spec.model else "the task"
+        text = f"Loading {model}"
+    if run.cancel_requested:
+        text = "Stopping"
+    elif run.seconds_left is not None and run.seconds_left >= 2:
+        text += f", about {duration(run.seconds_left)} left"
+    if run.attempt > 1:
+        text += f" (attempt {run.attempt})"
+    st.progress(share, text=plain(text))
+
+
+def waits_for(run: runs.Run) -> str:
+    """Who waits for what, in words."""
+    waiting = runs.waiting(run)
+    lane = LANES.get(run.lane, run.lane)
+    if not waiting.slots:
+        return f"Waiting for a worker that takes {lane}: none is running yet."
+    if waiting.ahead:
+        return f"Waiting for its turn among {lane}: {count(waiting.ahead, 'run')} before it, {waiting.holding} running."
+    if waiting.holding >= waiting.slots:
+        return (
+            f"Next among {lane}, when {'the one' if waiting.holding == 1 else 'one of those'} that runs now has ended."
+        )
+    return "Starting."

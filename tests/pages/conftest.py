@@ -1,5 +1,5 @@
-"""Page tests run the real pages, services, readers and verdicts over a model of known arithmetic: its forces can be checked
-by hand, and it loads at once."""
+"""Page tests run the real pages, services, store, task, readers and verdicts over a model of known arithmetic: its forces can be
+checked by hand, and it loads at once. Instead of a worker, `submit` runs the task in this process; tests/jobs has the real one."""
 
 from __future__ import annotations
 
@@ -16,8 +16,15 @@ from streamlit.testing.v1 import AppTest  # noqa: E402
 
 from fdcore import services  # noqa: E402
 from fdcore.errors import WeightsError  # noqa: E402
+from fdcore.jobs import queue  # noqa: E402
+from fdcore.jobs.engine import Engine  # noqa: E402
 from fdcore.models.base import Model  # noqa: E402
 from fdcore.records import Evaluation  # noqa: E402
+from fdcore.services import runs  # noqa: E402
+from fdcore.store import database, structures  # noqa: E402
+from fdcore.store.files import attempt_folder  # noqa: E402
+from fdcore.tasks.run import execute  # noqa: E402
+from pages.parts import browser  # noqa: E402
 
 # F_nc - F_c of every atom, in eV/Å: u_i is 0.03 everywhere and 0.3 on atom 0.
 GAP, GAP_OF_FIRST = 0.03, 0.3
@@ -57,23 +64,95 @@ def known_model(monkeypatch):
     """Every model that is "here" is a KnownModel; the others cannot be fetched, as without a network."""
     monkeypatch.syspath_prepend(str(ROOT))
 
-    def load(id=None, device="auto", dtype="float32", weights=None):
-        card = services.card(id or services.default_model_id())
-        if card.weights != "embedded":
-            raise WeightsError(f"The weights of {card.id} could not be fetched.", "Connect to the network once.")
-        return KnownModel(card, "cpu", dtype)
-
-    monkeypatch.setattr(services, "load_model", load)
     monkeypatch.setattr(services, "model_is_here", lambda card: card.weights == "embedded")
     st.cache_resource.clear()
     yield
     st.cache_resource.clear()
 
 
+def load(spec):
+    """What a compute process does, with KnownModel for every embedded model."""
+    card = services.card(spec.model.id)
+    if card.weights != "embedded":
+        raise WeightsError(f"The weights of {card.id} could not be fetched.", "Connect to the network once.")
+    return KnownModel(card, "cpu", spec.model.dtype)
+
+
+class Workshop:
+    """Stands in for the worker. `hold` True leaves runs waiting; `run_all` then works them off."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.hold = engine, False
+
+    def run(self, run_id: str, should_stop=lambda: False) -> None:
+        """One attempt of one run, as `fdcore.jobs.work` does it."""
+        store, config = self.engine.store, self.engine.config
+        begun = store.begin_attempt(run_id, "workshop")
+        if begun is None:
+            return
+        run, attempt = begun
+        outcome = execute(
+            run.spec,
+            structures.of_run(store, run_id),
+            load,
+            attempt_folder(config, run_id, attempt),
+            should_stop=should_stop,
+            report=lambda r: store.progress(run_id, attempt, r.done, r.total, r.text, r.seconds_left, r.size),
+        )
+        store.end(
+            run_id,
+            attempt,
+            outcome.state,
+            text=outcome.state,
+            error=outcome.error,
+            hint=outcome.hint,
+            summary=outcome.summary,
+            size=outcome.size,
+        )
+
+    def run_all(self) -> None:
+        for run_id, *_ in self.engine.store.queued():
+            self.run(run_id)
+
+
+@pytest.fixture(autouse=True)
+def cookie_jar(monkeypatch):
+    """The cookies that the browser of this test sends: none at first."""
+    jar: dict[str, str] = {}
+    monkeypatch.setattr(browser, "cookie", jar.get)
+    monkeypatch.setattr(browser, "timezone", lambda: "UTC")
+    monkeypatch.setattr(browser, "base_address", lambda: "http://localhost")
+    return jar
+
+
+@pytest.fixture(autouse=True)
+def workshop(tmp_path, monkeypatch):
+    """The real engine on a database of this test, with a Workshop instead of a worker."""
+    monkeypatch.setenv("FDCORE_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(queue, "migrate", lambda config: None)
+    monkeypatch.setattr(queue, "offer", lambda *arguments: None)
+    monkeypatch.setattr(queue, "forget_run", lambda *arguments: None)
+    monkeypatch.setattr(Engine, "app_is_open", lambda self: None)
+    runs.current.cache_clear()
+    made = Workshop(runs.current())
+    submit = Engine.submit
+
+    def submit_and_run(self, *arguments, **keywords):
+        run_id = submit(self, *arguments, **keywords)
+        if not made.hold:
+            made.run(run_id)
+        return run_id
+
+    monkeypatch.setattr(Engine, "submit", submit_and_run)
+    yield made
+    database.dispose(made.engine.config)
+    runs.current.cache_clear()
+
+
 @pytest.fixture
 def app():
     """The app as a person meets it, before anything was chosen."""
-    return AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    return AppTest.from_file(str(ROOT / "ui.py"), default_timeout=60)
 
 
 def words(app) -> str:

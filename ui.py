@@ -1,0 +1,21 @@
+"""What every page stands in: page configuration and navigation, nothing else."""
+
+from pathlib import Path
+
+import streamlit as st
+
+from pages.parts import owner
+
+HERE = Path(__file__).parent
+
+st.set_page_config(page_title="Force Delta", page_icon=str(HERE / "static" / "icon.png"), layout="wide")
+page = st.navigation(
+    [
+        st.Page("pages/score.py", title="Score", icon=":material/speed:", default=True),
+        st.Page("pages/runs.py", title="Runs", icon=":material/history:", url_path="runs"),
+        st.Page("pages/how_it_works.py", title="How it works", icon=":material/menu_book:", url_path="how"),
+    ],
+    position="top",
+)
+owner.account()
+page.run()
