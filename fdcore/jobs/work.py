@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from fdcore.config import Config
@@ -62,7 +63,7 @@ class Work:
                 "attempt": number,
                 "spec": run.spec.to_json(),
                 "folder": str(attempt_folder(self._config, run.id, number)),
-                "previous": [str(f) for f in previous_folders(self._config, run.id, number)],
+                "previous": [str(f) for f in self._previous(run, number)],
             }
         )
         started = looked = written = time.monotonic()
@@ -83,7 +84,7 @@ class Work:
                         self._write(run, number, report)
                     return self._end(run, number, message["outcome"] | (self._too_long() if too_long else {}))
                 report, unwritten = message["report"], True
-                if report["first"] and number > 1:
+                if report["first"] and report["done"]:
                     self._patiently(lambda at=report["done"]: self._store.resumed(run.id, number, at))
             if unwritten and (report["first"] or now - written >= WRITE_SECONDS):
                 self._write(run, number, report)
@@ -103,6 +104,14 @@ class Work:
                 self._compute.kill()
                 outcome: dict[str, Any] = {"state": "cancelled", "note": "did not answer and was ended"}
                 return self._end(run, number, outcome | (self._too_long() if too_long else {}))
+
+    def _previous(self, run: Run, number: int) -> list[Path]:
+        """Folders whose saved state this attempt may go on from: of this run, then of the stopped one that it continues."""
+        folders = previous_folders(self._config, run.id, number)
+        continued = None if run.parent is None else self._store.same_spec(run.parent, run.spec_sha256)
+        if continued is not None:
+            folders += previous_folders(self._config, continued.id, continued.attempt + 1)
+        return folders
 
     def _too_long(self) -> dict[str, Any]:
         return {

@@ -98,7 +98,8 @@ def lane_of(device: str, cpu_seconds: float) -> str:
 
 
 def retry(viewer: Viewer, run_id: str) -> Run:
-    """A new run with the same spec and the same inputs; the old one stays as it is. Raises RunStateError while it is active."""
+    """A new run with the same spec and the same inputs. It goes on from where a stopped or failed one was last saved, and
+    begins anew after a finished one; the old run stays as it is. Raises RunStateError while it is active."""
     known = current()
     old = known.store.run(viewer, run_id)
     if old.active:

@@ -341,6 +341,13 @@ class Store:
                     back.append(row.id)
         return tuple(back)
 
+    def same_spec(self, run_id: str, spec_sha256: str) -> Run | None:
+        """The run, if it still exists and was asked exactly this."""
+        query = sa.select(runs).where(runs.c.id == run_id, runs.c.spec_sha256 == spec_sha256)
+        with self.begin() as connection:
+            row = connection.execute(query).one_or_none()
+        return None if row is None else run_of(row)
+
     def lane(self, run_id: str) -> str | None:
         """The lane of a waiting run; None where it no longer waits."""
         query = sa.select(runs.c.lane).where(runs.c.id == run_id, runs.c.state == "queued")

@@ -36,7 +36,7 @@ from fdcore.store.files import folder_size
 
 SERIES, NOTES, CHECKPOINT, RESULT = "series.h5", "notes.jsonl", "checkpoint.safetensors", "result.json"
 # Rows of one chunk: large enough for speed, small enough that a short run is not megabytes.
-CHUNK_BYTES = 64_000
+CHUNK_BYTES = 16_000
 COPY_ROWS = 100_000
 
 

@@ -42,7 +42,7 @@ class OwnerCookie:
             return
 
         async def add_cookie(message: Message) -> None:
-            if message["type"] == "http.response.start" and _is_page(message):
+            if message["type"] == "http.response.start" and _is_page(scope, message):
                 message["headers"] = [*message.get("headers", ()), (b"set-cookie", self._cookie(scope))]
             await send(message)
 
@@ -69,7 +69,10 @@ def _sent(scope: Scope) -> str | None:
     return None if morsel is None else morsel.value
 
 
-def _is_page(message: Message) -> bool:
+def _is_page(scope: Scope, message: Message) -> bool:
+    if message["status"] == 304:
+        # "Not changed" names no kind: a browser that forgot its cookies may still remember the page.
+        return "." not in scope["path"].rsplit("/", 1)[-1]
     kinds = [value for key, value in message.get("headers", ()) if key.lower() == b"content-type"]
     return any(kind.startswith(b"text/html") for kind in kinds)
 

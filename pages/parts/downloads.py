@@ -80,7 +80,7 @@ def _button(label: str, data, name: str, what: str, group: str = "one") -> None:
 def _source_file(group: str) -> None:
     """An example or pasted text is no file on the person's disk yet; the command below needs one."""
     current = session.choice()
-    if current is None or current.origin == "upload":
+    if current is None or current.origin in ("upload", "run"):
         return
     source = current.sources[0]
     name = source.name if current.origin == "example" else "pasted.txt"
@@ -98,7 +98,8 @@ def _repeat() -> None:
     current, now = session.choice(), session.settings()
     if current is None:
         return
-    files = ["pasted.txt"] if current.origin == "paste" else [source.name for source in current.sources]
+    brought = [s.file for s in session.structures()] if current.origin == "run" else [s.name for s in current.sources]
+    files = ["pasted.txt"] if current.origin == "paste" else list(dict.fromkeys(brought))
     if len(files) > 8:
         files = [*files[:8], "..."]
     st.caption("Repeat this on a command line:")

@@ -22,7 +22,8 @@ from fdcore.models.base import Model  # noqa: E402
 from fdcore.records import Evaluation  # noqa: E402
 from fdcore.services import runs  # noqa: E402
 from fdcore.store import database, structures  # noqa: E402
-from fdcore.store.files import attempt_folder  # noqa: E402
+from fdcore.store.files import attempt_folder, previous_folders  # noqa: E402
+from fdcore.store.series import read_table  # noqa: E402
 from fdcore.tasks.run import execute  # noqa: E402
 from pages.parts import browser  # noqa: E402
 
@@ -91,11 +92,13 @@ class Workshop:
         if begun is None:
             return
         run, attempt = begun
+        old = None if run.parent is None else store.same_spec(run.parent, run.spec_sha256)
         outcome = execute(
             run.spec,
             structures.of_run(store, run_id),
             load,
             attempt_folder(config, run_id, attempt),
+            previous=[] if old is None else previous_folders(config, old.id, old.attempt + 1),
             should_stop=should_stop,
             report=lambda r: store.progress(run_id, attempt, r.done, r.total, r.text, r.seconds_left, r.size),
         )
@@ -109,6 +112,12 @@ class Workshop:
             summary=outcome.summary,
             size=outcome.size,
         )
+
+    def stop_after(self, n: int) -> None:
+        """Work the waiting run off, and stop it once it has recorded n structures."""
+        [(run_id, *_)] = self.engine.store.queued()
+        folder = attempt_folder(self.engine.config, run_id, 1)
+        self.run(run_id, lambda: len(read_table(folder, "structures").get("position", ())) >= n)
 
     def run_all(self) -> None:
         for run_id, *_ in self.engine.store.queued():
@@ -160,3 +169,8 @@ def words(app) -> str:
     kinds = ("title", "markdown", "caption", "error", "warning", "info", "metric", "code")
     parts = [str(e.value) for kind in kinds for e in getattr(app, kind)]
     return "\n".join([*parts, *(m.label for m in app.metric), *(b.label for b in app.button)]).replace("\\", "")
+
+
+def progress_text(app) -> str:
+    """What the progress bars say."""
+    return "\n".join(e.proto.text for e in app.get("progress")).replace("\\", "")

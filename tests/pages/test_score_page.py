@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from streamlit.testing.v1 import AppTest
 
 from fdcore import services
+from fdcore.services import runs
 from fdcore.structures import Limits
 from pages.parts import session
-from tests.pages.conftest import expected_force_delta, words
+from tests.pages.conftest import ROOT, expected_force_delta, progress_text, words
 
 NACL = '8\nLattice="5.64 0 0 0 5.64 0 0 0 5.64" Properties=species:S:1:pos:R:3 pbc="T T T"\n' + "\n".join(
     f"{symbol} {x * 2.82} {y * 2.82} {z * 2.82}"
@@ -176,17 +179,92 @@ def test_large_work_waits_for_a_click_and_can_be_stopped(app, monkeypatch):
     assert app.metric
 
 
-def test_stopped_run_keeps_what_it_has_and_goes_on(app):
+def test_stopped_run_keeps_what_it_has_and_goes_on(app, workshop):
+    workshop.hold = True
     open_example(app, "ice_ladder")
-    known = app.session_state["fd_results"]
-    [results] = known.values()
-    results.scores[:], results.complete = results.scores[:5], False
-    app.session_state["fd_stopped"] = True
+    assert not app.exception and not app.dataframe
+    assert "Waiting for a worker" in progress_text(app), "who waits for what"
+    workshop.stop_after(5)
     app.run()
-    assert "Stopped after 5 of 12 structures" in words(app)
-    assert len(app.dataframe[0].value) == 5
+    [first] = runs.list_runs(runs.Viewer.operator())
+    kept = first.done
+    assert 5 <= kept < 12
+    assert f"Stopped after {kept:.0f} of 12 structures" in words(app)
+    assert len(app.dataframe[0].value) == kept
     app.button(key="go_on").click().run()
-    assert len(app.dataframe[0].value) == 12
+    workshop.run_all()
+    app.run()
+    assert not app.exception
+    table = app.dataframe[0].value
+    assert sorted(table["index"]) == list(range(12)), "each frame once"
+    second = runs.list_runs(runs.Viewer.operator())[0]
+    assert second.parent == first.id
+    [attempt] = runs.attempts(second)
+    assert attempt.number == 1
+
+
+def test_running_score_shows_how_far_and_can_be_stopped(app, workshop):
+    workshop.hold = True
+    open_example(app, "ice_ladder")
+    [run] = runs.list_runs(runs.Viewer.operator())
+    run, attempt = workshop.engine.store.begin_attempt(run.id, "workshop")
+    workshop.engine.store.progress(run.id, attempt, 3, 12, "scored 3 of 12 structures", 42.0, 1000)
+    app.run()
+    assert "Scored 3 of 12 structures, about 42 s left" in progress_text(app)
+    app.button(key="stop").click().run()
+    assert runs.get(runs.Viewer.operator(), run.id).cancel_requested
+    assert app.button(key="stop").disabled
+
+
+def test_failed_run_says_why_and_shows_no_number(app, workshop):
+    workshop.hold = True
+    open_example(app, "NaCl")
+    [run] = runs.list_runs(runs.Viewer.operator())
+    run, attempt = workshop.engine.store.begin_attempt(run.id, "workshop")
+    workshop.engine.store.end(
+        run.id, attempt, "failed", error="The run needed more memory than there is.", hint="Use a smaller structure."
+    )
+    app.run()
+    assert not app.exception and not app.metric, "never a stale number"
+    assert "needed more memory" in words(app) and "smaller structure" in words(app)
+
+
+def test_same_question_is_answered_from_the_history(app, workshop):
+    open_example(app, "NaCl")
+    app.selectbox(key="example").set_value("ice_ladder").run()
+    app.selectbox(key="example").set_value("NaCl").run()
+    assert app.metric[0].value == f"{expected_force_delta(8):#.3g} eV/Å"
+    assert runs.count_runs(runs.Viewer.operator()) == 2
+
+
+def test_uploaded_run_is_named_in_the_address_and_opens_from_it(app, workshop):
+    upload(app, ("mine.extxyz", NACL.encode()))
+    run_id = app.query_params["run"]
+    owner_id = app.session_state["fd_session_owner"]
+    other = AppTest.from_file(str(ROOT / "ui.py"), default_timeout=60)
+    other.query_params["run"] = run_id
+    other.run()
+    assert not other.metric and "belongs to somebody else" in words(other), "not for another browser"
+    same = AppTest.from_file(str(ROOT / "ui.py"), default_timeout=60)
+    same.session_state["fd_session_owner"] = owner_id
+    same.query_params["run"] = run_id
+    same.run()
+    assert not same.exception, same.exception
+    assert same.metric[0].value == f"{expected_force_delta(8):#.3g} eV/Å"
+    assert "mine.extxyz" in words(same)
+    shared = AppTest.from_file(str(ROOT / "ui.py"), default_timeout=60)
+    shared.query_params["run"] = run_id
+    shared.query_params["key"] = runs.share(runs.Viewer(owner_id), run_id)
+    shared.run()
+    assert shared.metric[0].value == f"{expected_force_delta(8):#.3g} eV/Å"
+
+
+def test_quota_is_said_with_the_next_step(app, workshop, monkeypatch):
+    monkeypatch.setattr(workshop.engine.store, "config", replace(workshop.engine.config, max_active_runs=1))
+    workshop.hold = True
+    open_example(app, "NaCl")
+    app.selectbox(key="example").set_value("ice_ladder").run()
+    assert "as many as this server allows" in words(app) and "cancel one" in words(app)
 
 
 def test_choice_survives_the_other_page(app):

@@ -1,0 +1,181 @@
+"""The Runs page: what is shown of a history, and what can be done with it."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+
+import pandas as pd
+import pytest
+
+from fdcore import services
+from fdcore.errors import UnknownRunError
+from fdcore.services import runs
+from fdcore.spec import ModelChoice
+from tests.pages.conftest import expected_force_delta, progress_text, words
+
+ME = runs.Viewer("tab:me")
+
+
+@pytest.fixture
+def page(app):
+    """The Runs page of ME."""
+    app.session_state["fd_session_owner"] = ME.owner
+    app.run()
+    app.switch_page("pages/runs.py")
+    return app
+
+
+def submit(*example_ids: str, viewer=ME) -> runs.Run:
+    """A scoring run of shipped examples, titled by the first."""
+    wanted = [services.example_source(e) for e in services.examples() if e.id in example_ids]
+    parsed = services.read_sources(wanted)
+    model = ModelChoice(services.default_model_id())
+    return runs.submit_score(viewer, parsed.structures, model, title=example_ids[0], refusals=parsed.failures)
+
+
+def select(page, *rows: int):
+    """Select rows of the table of ended runs, as a click does."""
+    key = f"runs-{page.session_state['fd_runs_table'] if 'fd_runs_table' in page.session_state else 0}"
+    page.session_state[key] = {"selection": {"rows": list(rows), "columns": [], "cells": []}}
+    return page.run()
+
+
+def test_empty_history_points_to_the_score_page(page):
+    page.run()
+    assert not page.exception
+    assert "Nothing has run yet" in words(page)
+
+
+def test_ended_runs_are_listed_newest_first_with_their_result(page):
+    submit("NaCl")
+    submit("ice_ladder")
+    page.run()
+    assert not page.exception
+    [table] = [d.value for d in page.dataframe]
+    assert list(table["title"]) == ["ice_ladder", "NaCl"]
+    assert list(table["found"]) == ["12 scored", "1 scored"]
+    assert list(table["state"]) == ["Done", "Done"]
+    assert (table["ended"] > pd.Timestamp("2020-01-01", tz="UTC")).all()
+
+
+def test_runs_of_others_are_not_listed(page):
+    submit("NaCl", viewer=runs.Viewer("tab:other"))
+    page.run()
+    assert "Nothing has run yet" in words(page)
+
+
+def test_active_runs_say_how_far_and_what_they_wait_for(page, workshop):
+    workshop.hold = True
+    first, second = submit("ice_ladder"), submit("NaCl")
+    store = workshop.engine.store
+    store.hello("local", "here", 1, "0", {"quick": 1})
+    _, attempt = store.begin_attempt(first.id, "local")
+    store.progress(first.id, attempt, 6, 12, "scored 6 of 12 structures", 30.0, 10)
+    page.run()
+    assert not page.exception
+    assert "1 running, 1 waiting" in words(page)
+    said = progress_text(page)
+    assert "Scored 6 of 12 structures, about 30 s left" in said
+    assert "Next among short runs, when the one that runs now has ended" in said
+    page.button(key=f"stop-{second.id}").click().run()
+    assert runs.get(ME, second.id).state == "cancelled"
+    page.button(key=f"stop-{first.id}").click().run()
+    assert runs.get(ME, first.id).cancel_requested
+    assert page.button(key=f"stop-{first.id}").disabled
+
+
+def test_one_run_shows_how_it_was_made_and_opens(page):
+    run = submit("NaCl")
+    select(page.run(), 0)
+    assert not page.exception
+    text = words(page)
+    assert "NaCl" in text and "Score of 1 structure with fd-orb-small-v1" in text
+    facts = {row[0]: row[1] for t in page.table for row in t.value.to_numpy().tolist()}
+    assert facts["Run"] == run.id and facts["Spec (SHA-256)"] == run.spec_sha256
+    page.button(key="open").click().run()
+    assert not page.exception
+    assert page.metric[0].value == f"{expected_force_delta(8):#.3g} eV/Å"
+
+
+def test_repeat_makes_a_second_run_with_the_same_spec(page):
+    run = submit("NaCl")
+    select(page.run(), 0)
+    page.button(key="repeat").click().run()
+    [again, old] = runs.list_runs(ME)
+    assert old.id == run.id and again.parent == run.id and again.spec_sha256 == run.spec_sha256
+    assert again.state == "done"
+
+
+def test_share_and_stop_sharing(page):
+    run = submit("NaCl")
+    select(page.run(), 0)
+    page.button(key="share").click().run()
+    key = runs.get(ME, run.id).share
+    assert key is not None and len(key) >= 32
+    assert any(f"http://localhost/?run={run.id}&key={key}" in c.value for c in page.code)
+    assert runs.get(runs.Viewer("tab:other"), run.id, key).id == run.id
+    page.button(key="unshare").click().run()
+    with pytest.raises(UnknownRunError):
+        runs.get(runs.Viewer("tab:other"), run.id, key)
+
+
+def test_shared_run_can_be_looked_at_but_not_changed(app):
+    run = submit("NaCl", viewer=runs.Viewer("tab:other"))
+    key = runs.share(runs.Viewer("tab:other"), run.id)
+    app.run()
+    app.switch_page("pages/runs.py")
+    app.query_params["run"], app.query_params["key"] = run.id, key
+    app.run()
+    assert not app.exception
+    assert "NaCl" in words(app)
+    keys = {b.key for b in app.button}
+    assert "open" in keys and not keys & {"repeat", "delete-now", "share", "unshare"}
+
+
+def test_compare_shows_both_runs_side_by_side(page):
+    submit("NaCl")
+    runs.retry(ME, runs.list_runs(ME)[0].id)
+    select(page.run(), 0, 1)
+    assert not page.exception
+    table = next(d.value for d in page.dataframe if "formula" in d.value and "file" in d.value)
+    values = [c for c in table.columns if c.endswith("force_delta_eV_per_A")]
+    assert len(values) == 2 and len(table) == 1
+    assert table[values].to_numpy().ravel() == pytest.approx([expected_force_delta(8)] * 2)
+
+
+def test_delete_removes_the_run_and_its_files(page, workshop):
+    run = submit("NaCl")
+    folder = workshop.engine.config.runs / run.id
+    assert folder.is_dir()
+    select(page.run(), 0)
+    page.button(key="delete-now").click().run()
+    assert not page.exception
+    assert runs.count_runs(ME) == 0 and not folder.exists()
+    assert "Nothing has run yet" in words(page)
+
+
+def test_export_explains_itself_and_reads_back(page):
+    run = submit("ice_ladder")
+    buffer = io.BytesIO()
+    runs.export(ME, run.id, buffer)
+    with zipfile.ZipFile(buffer) as archive:
+        names = set(archive.namelist())
+        assert {
+            "README.txt",
+            "run.json",
+            "inputs.extxyz",
+            "scores.json",
+            "scores.csv",
+            "scores.extxyz",
+            "series.h5",
+        } <= names
+        told = json.loads(archive.read("run.json"))
+        scores = json.loads(archive.read("scores.json"))
+        text = b"".join(archive.read(n) for n in names).decode("latin-1")
+    assert told["spec"]["model"]["id"] == "fd-orb-small-v1" and told["spec_sha256"] == run.spec_sha256
+    assert [a["outcome"] for a in told["attempts"]] == ["done"]
+    assert len(scores["results"]) == 12
+    assert scores["results"][0]["force_delta_eV_per_A"] == pytest.approx(expected_force_delta(24))
+    assert ME.owner not in text, "made to be passed on"
