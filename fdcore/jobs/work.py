@@ -18,10 +18,9 @@ from fdcore.store.runs import Store
 # How often the wishes of the owner are looked up, and how often progress is written.
 LOOK_SECONDS = 0.2
 WRITE_SECONDS = 0.7
-# A compute process that dies this often without getting further will do so again.
-CRASHES_ALLOWED = 3
-# The same for whole workers, which also end for reasons of their own (a restart, a closed laptop).
-LOSSES_ALLOWED = 20
+# A task whose process dies this often at the same place will do so again; one that dies while it loads may be unlucky
+# a little longer, and whole workers also end for reasons of their own (a restart, a closed laptop).
+CRASHES_ALLOWED, CRASHES_WHILE_LOADING_ALLOWED, LOSSES_ALLOWED = 3, 8, 20
 
 
 class LetGo(Exception):
@@ -84,8 +83,8 @@ class Work:
                         self._write(run, number, report)
                     return self._end(run, number, message["outcome"] | (self._too_long() if too_long else {}))
                 report, unwritten = message["report"], True
-                if report["first"] and report["done"]:
-                    self._patiently(lambda at=report["done"]: self._store.resumed(run.id, number, at))
+                if report["first"]:
+                    self._patiently(lambda at=report["done"]: self._store.begun(run.id, number, at))
             if unwritten and (report["first"] or now - written >= WRITE_SECONDS):
                 self._write(run, number, report)
                 written, unwritten = now, False
@@ -122,18 +121,25 @@ class Work:
 
     def _hopeless(self, run: Run) -> dict[str, Any] | None:
         """Whether earlier attempts have shown that another one will not get further."""
-        crashes = losses = 0
+        crashes = loading = losses = 0
+        place: float | None = None
         for attempt in reversed(self._store.attempts(run.id)):
             if attempt.outcome == "running":
                 continue
-            if attempt.outcome not in ("crashed", "lost") or attempt.done_at_end > attempt.done_at_start:
+            if attempt.outcome not in ("crashed", "lost"):
                 break
-            crashes += attempt.outcome == "crashed"
+            if attempt.begun:
+                # What counts is what was saved: an earlier attempt that began earlier has moved the run on.
+                if place is not None and attempt.done_at_start < place:
+                    break
+                place = attempt.done_at_start
+            crashes += attempt.outcome == "crashed" and attempt.begun
+            loading += attempt.outcome == "crashed" and not attempt.begun
             losses += attempt.outcome == "lost"
-        if crashes < CRASHES_ALLOWED and losses < LOSSES_ALLOWED:
+        if crashes < CRASHES_ALLOWED and loading < CRASHES_WHILE_LOADING_ALLOWED and losses < LOSSES_ALLOWED:
             return None
         return {
-            "error": f"The process that computed it died {crashes + losses} times at the same place.",
+            "error": f"The process that computed it died {crashes + loading + losses} times without getting further.",
             "hint": "It may need more memory than there is: use a smaller structure or model. What was recorded is kept.",
         }
 

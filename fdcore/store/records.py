@@ -73,7 +73,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One beginning of a run. `outcome`: running, done, failed, cancelled, crashed (the compute process died), lost (the worker died)."""
+    """One beginning of a run. `outcome`: running, done, failed, cancelled, crashed (the compute process died), lost (the worker
+    died). `begun`: whether the task had started to work; what comes before is loading."""
 
     number: int
     worker: str
@@ -81,6 +82,7 @@ class Attempt:
     ended_at: float | None
     outcome: str
     note: str
+    begun: bool
     done_at_start: float
     done_at_end: float
 

@@ -206,7 +206,7 @@ class Store:
         columns = [c for c in attempts.c if c.name != "run"]
         query = sa.select(*columns).where(attempts.c.run == run_id).order_by(attempts.c.number)
         with self.begin() as connection:
-            return tuple(Attempt(**row._mapping) for row in connection.execute(query))
+            return tuple(Attempt(**{**row._mapping, "begun": bool(row.begun)}) for row in connection.execute(query))
 
     def waiting(self, run: Run) -> Waiting:
         """What a queued run waits for."""
@@ -378,13 +378,13 @@ class Store:
             .values(outcome=outcome, note=note, ended_at=time.time())
         )
 
-    def resumed(self, run_id: str, attempt: int, done: float) -> None:
-        """From where an attempt goes on."""
+    def begun(self, run_id: str, attempt: int, done: float) -> None:
+        """The task works, from where it goes on."""
         with self.begin() as connection:
             connection.execute(
                 sa.update(attempts)
                 .where(attempts.c.run == run_id, attempts.c.number == attempt)
-                .values(done_at_start=done, done_at_end=done)
+                .values(begun=1, done_at_start=done, done_at_end=done)
             )
 
     def progress(

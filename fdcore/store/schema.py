@@ -58,6 +58,8 @@ attempts = sa.Table(
     # running, done, failed, cancelled, crashed (the compute process died), lost (the worker died)
     sa.Column("outcome", sa.Text, nullable=False),
     sa.Column("note", sa.Text, nullable=False, server_default=""),
+    # Whether the task had started to work: what comes before is loading.
+    sa.Column("begun", sa.Integer, nullable=False, server_default="0"),
     # How far it was when it began and when it was last heard of, in the task's own unit.
     sa.Column("done_at_start", sa.Double, nullable=False, server_default="0"),
     sa.Column("done_at_end", sa.Double, nullable=False, server_default="0"),
@@ -126,7 +128,7 @@ _001_FIRST = (
     "CREATE INDEX fd_runs_work ON fd_runs (owner, work_sha256)",
     "CREATE TABLE fd_structures ( id TEXT NOT NULL, formula TEXT NOT NULL, n_atoms INTEGER NOT NULL, content {blob} NOT NULL, PRIMARY KEY (id) )",
     "CREATE TABLE fd_workers ( name TEXT NOT NULL, host TEXT NOT NULL, pid INTEGER NOT NULL, version TEXT NOT NULL, lanes TEXT NOT NULL, state TEXT NOT NULL, started_at DOUBLE PRECISION NOT NULL, seen_at DOUBLE PRECISION NOT NULL, PRIMARY KEY (name) )",
-    "CREATE TABLE fd_attempts ( run TEXT NOT NULL, number INTEGER NOT NULL, worker TEXT NOT NULL, started_at DOUBLE PRECISION NOT NULL, ended_at DOUBLE PRECISION, outcome TEXT NOT NULL, note TEXT DEFAULT '' NOT NULL, done_at_start DOUBLE PRECISION DEFAULT '0' NOT NULL, done_at_end DOUBLE PRECISION DEFAULT '0' NOT NULL, PRIMARY KEY (run, number), FOREIGN KEY(run) REFERENCES fd_runs (id) ON DELETE CASCADE )",
+    "CREATE TABLE fd_attempts ( run TEXT NOT NULL, number INTEGER NOT NULL, worker TEXT NOT NULL, started_at DOUBLE PRECISION NOT NULL, ended_at DOUBLE PRECISION, outcome TEXT NOT NULL, note TEXT DEFAULT '' NOT NULL, begun INTEGER DEFAULT '0' NOT NULL, done_at_start DOUBLE PRECISION DEFAULT '0' NOT NULL, done_at_end DOUBLE PRECISION DEFAULT '0' NOT NULL, PRIMARY KEY (run, number), FOREIGN KEY(run) REFERENCES fd_runs (id) ON DELETE CASCADE )",
     "CREATE TABLE fd_run_refusals ( run TEXT NOT NULL, position INTEGER NOT NULL, file TEXT NOT NULL, frame INTEGER, error TEXT NOT NULL, hint TEXT NOT NULL, PRIMARY KEY (run, position), FOREIGN KEY(run) REFERENCES fd_runs (id) ON DELETE CASCADE )",
     "CREATE TABLE fd_run_structures ( run TEXT NOT NULL, position INTEGER NOT NULL, structure TEXT NOT NULL, file TEXT NOT NULL, frame INTEGER NOT NULL, warnings TEXT NOT NULL, PRIMARY KEY (run, position), FOREIGN KEY(run) REFERENCES fd_runs (id) ON DELETE CASCADE, FOREIGN KEY(structure) REFERENCES fd_structures (id) )",
     "CREATE INDEX fd_run_structures_structure ON fd_run_structures (structure)",

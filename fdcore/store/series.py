@@ -38,6 +38,8 @@ SERIES, NOTES, CHECKPOINT, RESULT = "series.h5", "notes.jsonl", "checkpoint.safe
 # Rows of one chunk: large enough for speed, small enough that a short run is not megabytes.
 CHUNK_BYTES = 16_000
 COPY_ROWS = 100_000
+# Rows are held back until the next flush, but not more than this.
+PENDING_BYTES = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class Recorder:
         folder.mkdir(parents=True, mode=0o700)
         self._file = h5py.File(folder / SERIES, "w", libver="latest")
         self.rows = dict.fromkeys(tables, 0)
+        self._pending: dict[str, list[dict[str, NDArray[Any]]]] = {table: [] for table in tables}
+        self._pending_bytes = 0
         for table, columns in tables.items():
             for name, column in columns.items():
                 width = np.dtype(column.dtype).itemsize * int(np.prod(column.shape, dtype=int))
@@ -92,15 +96,27 @@ class Recorder:
         if set(columns) != set(known):
             raise UsageError(f"Table {table} has the columns {sorted(known)}, not {sorted(columns)}.")
         arrays = {
-            name: np.asarray(columns[name], dtype=known[name].dtype).reshape(-1, *known[name].shape) for name in known
+            name: np.array(columns[name], dtype=known[name].dtype).reshape(-1, *known[name].shape) for name in known
         }
         (count,) = {len(a) for a in arrays.values()}
-        start = self.rows[table]
-        for name, array in arrays.items():
-            data = _dataset(self._file, f"{table}/{name}")
-            data.resize(start + count, axis=0)
-            data[start:] = array
-        self.rows[table] = start + count
+        self._pending[table].append(arrays)
+        self._pending_bytes += sum(a.nbytes for a in arrays.values())
+        self.rows[table] += count
+        if self._pending_bytes > PENDING_BYTES:
+            self._write()
+
+    def _write(self) -> None:
+        """Bring what was appended into the file, all rows of a table at once: resizing is what costs."""
+        for table, parts in self._pending.items():
+            if not parts:
+                continue
+            for name in self._tables[table]:
+                data = _dataset(self._file, f"{table}/{name}")
+                start = data.shape[0]
+                data.resize(self.rows[table], axis=0)
+                data[start:] = np.concatenate([part[name] for part in parts])
+            parts.clear()
+        self._pending_bytes = 0
 
     def note(self, values: Mapping[str, Any]) -> None:
         """Add one line of words."""
@@ -108,6 +124,7 @@ class Recorder:
 
     def flush(self) -> None:
         """Everything recorded so far can now be read by others, and survives this process."""
+        self._write()
         self._notes.flush()
         self._file.flush()
 

@@ -37,8 +37,7 @@ def submit(*example_ids: str, viewer=ME) -> runs.Run:
 
 def select(page, *rows: int):
     """Select rows of the table of ended runs, as a click does."""
-    key = f"runs-{page.session_state['fd_runs_table'] if 'fd_runs_table' in page.session_state else 0}"
-    page.session_state[key] = {"selection": {"rows": list(rows), "columns": [], "cells": []}}
+    page.session_state["runs-0"] = {"selection": {"rows": list(rows), "columns": [], "cells": []}}
     return page.run()
 
 
