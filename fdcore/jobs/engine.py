@@ -1,4 +1,4 @@
-"""The engine as those see it who submit: pages, services, command lines. Imports neither models nor NumPy."""
+"""The engine as those see it who submit: pages, services, command lines. Imports no model."""
 
 from __future__ import annotations
 

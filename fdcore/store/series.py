@@ -19,6 +19,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, cast
 
@@ -74,6 +75,8 @@ class Recorder:
         self.rows = dict.fromkeys(tables, 0)
         self._pending: dict[str, list[dict[str, NDArray[Any]]]] = {table: [] for table in tables}
         self._pending_bytes = 0
+        # Of every column so far. A reader of a growing file is not told that its end is missing; these tell.
+        self._digests = {f"{table}/{name}": blake2b() for table, columns in tables.items() for name in columns}
         for table, columns in tables.items():
             for name, column in columns.items():
                 width = np.dtype(column.dtype).itemsize * int(np.prod(column.shape, dtype=int))
@@ -99,6 +102,8 @@ class Recorder:
             name: np.array(columns[name], dtype=known[name].dtype).reshape(-1, *known[name].shape) for name in known
         }
         (count,) = {len(a) for a in arrays.values()}
+        for name, array in arrays.items():
+            self._digests[f"{table}/{name}"].update(array.tobytes())
         self._pending[table].append(arrays)
         self._pending_bytes += sum(a.nbytes for a in arrays.values())
         self.rows[table] += count
@@ -136,6 +141,7 @@ class Recorder:
         metadata = {
             "values": json.dumps(dict(state.values), allow_nan=False),
             "rows": json.dumps(self.rows),
+            "digests": json.dumps(self._sums()),
             "notes": json.dumps(self._notes.tell()),
         }
         fresh = self.folder / (CHECKPOINT + ".new")
@@ -168,6 +174,9 @@ class Recorder:
             self._file.close()
             self._notes.close()
 
+    def _sums(self) -> dict[str, str]:
+        return {name: digest.hexdigest() for name, digest in self._digests.items()}
+
     def size(self) -> int:
         """Bytes of the folder."""
         return folder_size(self.folder)
@@ -176,22 +185,28 @@ class Recorder:
         read = read_checkpoint(previous)
         if read is None:
             return
-        state, rows, notes = read
         with (previous / NOTES).open("rb") as file:
-            kept = file.read(notes)
-        with open_series(previous) as old:
-            if old is None or len(kept) != notes:
-                raise StoreError("The saved state is there, but not all that was recorded before it.")
-            for table, count in rows.items():
-                for start in range(0, count, COPY_ROWS):
-                    stop = min(count, start + COPY_ROWS)
-                    part = {name: _dataset(old, f"{table}/{name}")[start:stop] for name in self._tables[table]}
-                    if any(len(p) != stop - start for p in part.values()):
-                        raise StoreError("The saved state is there, but not all that was recorded before it.")
-                    self.append(table, part)
+            kept = file.read(read.notes)
+        try:
+            with open_series(previous) as old:
+                for table, count in read.rows.items():
+                    for start in range(0, count, COPY_ROWS):
+                        self._copy(old, table, start, min(count, start + COPY_ROWS))
+        except (OSError, KeyError, ValueError) as error:
+            raise StoreError(_TORN) from error
+        if self.rows != read.rows or self._sums() != read.digests or len(kept) != read.notes:
+            raise StoreError(_TORN)
         self._notes.write(kept)
         # The new attempt must not depend on the old folder: it may itself be killed before its first own checkpoint.
-        self.save(state)
+        self.save(read.state)
+
+    def _copy(self, old: h5py.File | None, table: str, start: int, stop: int) -> None:
+        if old is None:
+            raise StoreError(_TORN)
+        self.append(table, {name: _dataset(old, f"{table}/{name}")[start:stop] for name in self._tables[table]})
+
+
+_TORN = "the state is there, but not all that was recorded before it."
 
 
 def _sync(path: Path) -> None:
@@ -202,8 +217,18 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def read_checkpoint(folder: Path) -> tuple[Checkpoint, dict[str, int], int] | None:
-    """(state, rows of each table, bytes of the notes) of the last checkpoint of an attempt; None where it has none."""
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint with what it vouches for: rows and digests of the tables, bytes of the notes."""
+
+    state: Checkpoint
+    rows: dict[str, int]
+    digests: dict[str, str]
+    notes: int
+
+
+def read_checkpoint(folder: Path) -> Saved | None:
+    """The last checkpoint of an attempt; None where it has none. StoreError where it is damaged."""
     file = folder / CHECKPOINT
     if not file.is_file():
         return None
@@ -211,10 +236,10 @@ def read_checkpoint(folder: Path) -> tuple[Checkpoint, dict[str, int], int] | No
         with safe_open(file, "numpy") as opened:
             metadata = opened.metadata()
             arrays = {k: opened.get_tensor(k) for k in opened.keys() if k != "_"}  # noqa: SIM118 - no mapping
-        values, rows, notes = (json.loads(metadata[key]) for key in ("values", "rows", "notes"))
+        values, rows, digests, notes = (json.loads(metadata[k]) for k in ("values", "rows", "digests", "notes"))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise StoreError("The saved state of the run is damaged.", "Submit it again.") from error
-    return Checkpoint(values, arrays), rows, notes
+        raise StoreError("the saved state of the run is damaged.", "Submit it again.") from error
+    return Saved(Checkpoint(values, arrays), rows, digests, notes)
 
 
 class open_series:

@@ -21,9 +21,9 @@ def test_twenty_owners_take_turns_however_many_runs_one_of_them_has(engine, work
 
 
 def test_two_owners_alternate(engine):
-    for k in range(4):
+    for _ in range(4):
         submit(engine, drill(), owner="a")
-    for k in range(4):
+    for _ in range(4):
         submit(engine, drill(), owner="b")
     waiting = engine.store.list_runs(OPERATOR)
     order = [r.owner for r in sorted(waiting, key=lambda r: (r.turn, r.created_at))]
