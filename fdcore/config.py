@@ -9,7 +9,7 @@ import os
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -87,11 +87,18 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Config:
         if field.name != "data" and text:
             values[field.name] = _convert(field.name, str(field.type), text)
     config = Config(**values)
+    named(config, config.worker_name)
     if config.worker not in ("auto", "none"):
         raise UsageError(f"FDCORE_WORKER={config.worker} is neither auto nor none.", "Set one of the two, or unset it.")
-    if re.fullmatch(r"[A-Za-z0-9._-]{1,80}", config.name) is None:
-        raise UsageError(f"FDCORE_WORKER_NAME={config.name!r} cannot be a name.", "Use letters, digits, . _ and -.")
     return config
+
+
+def named(config: Config, name: str) -> Config:
+    """The same configuration for a worker of another name. UsageError for what cannot be part of a file name."""
+    other = replace(config, worker_name=name)
+    if re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}", other.name) is None:
+        raise UsageError(f"{other.name!r} cannot be the name of a worker.", "Use letters, digits, . _ and -.")
+    return other
 
 
 def _data_folder(environment: Mapping[str, str]) -> Path:

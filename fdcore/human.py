@@ -21,5 +21,5 @@ def size(count_of_bytes: float) -> str:
     for limit, unit in ((1e6, "kB"), (1e9, "MB")):
         if count_of_bytes < limit:
             value = count_of_bytes / limit * 1e3
-            return f"{value:.0f} {unit}" if value >= 10 else f"{value:.1f} {unit}"
+            return f"{value:.0f} {unit}" if value >= 10 or not value else f"{value:.1f} {unit}"
     return f"{count_of_bytes / 1e9:.1f} GB"

@@ -71,13 +71,6 @@ class Engine:
             time.sleep(tick)
         return run
 
-    def prune(self, viewer: Viewer, before: float) -> list[Run]:
-        """Delete runs that ended before `before` (seconds since 1970); returns them."""
-        old = self.store.ended_before(before, viewer)
-        for run in old:
-            self.delete(viewer, run.id)
-        return list(old)
-
     def folder(self, run: Run):
         """Where the newest attempt of a run records, None before it has begun."""
         return latest_folder(self.config, run.id, run.attempt)

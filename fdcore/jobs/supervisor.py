@@ -150,7 +150,10 @@ class Supervisor:
             return "nothing to do"
         self._working += 1
         try:
-            return Work(self.config, self.store, compute, self._must_let_go).run(run_id)
+            log.info("run %s: taken by %s", run_id, compute.name)
+            how = Work(self.config, self.store, compute, self._must_let_go).run(run_id)
+            log.info("run %s: %s", run_id, how)
+            return how
         except FdcoreError as error:
             # Reconciliation will offer the run again if it still waits.
             log.warning("run %s: %s", run_id, error)
@@ -196,7 +199,7 @@ class Supervisor:
                     self._reconcile()
                     reconciled = now
                 if now - pruned >= PRUNE_SECONDS:
-                    self._prune()
+                    self.prune()
                     pruned = now
             except StoreError as error:
                 log.warning("%s", error)
@@ -240,7 +243,7 @@ class Supervisor:
             if not queue.waits(self.config, run_id, attempt):
                 queue.offer_again(self.config, self.store, run_id, lane, attempt, turn)
 
-    def _prune(self) -> None:
+    def prune(self) -> None:
         """What the operator's retention says, and deliveries that nobody asks for any more."""
         queue.forget_old(self.config, time.time() - DELIVERIES_KEPT_SECONDS)
         days = self.config.retention_days

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from fdcore import data, models
 from fdcore.distribution import reference_distribution
-from fdcore.errors import FdcoreError
 from fdcore.export import provenance
+from fdcore.human import duration, size
 from fdcore.models.base import Model, available_bytes, estimated_edges, guessed_bytes_per_edge, guessed_seconds_per_edge
 from fdcore.records import Failure, ModelCard, Score, Structure
+from fdcore.spec import ModelChoice, Spec
 from fdcore.structures import Limits, Parsed, Source, read_paths, read_sources, with_charge_spin
+from fdcore.tasks import score as score_task
+from fdcore.tasks.base import Job, Note, Rows
 from fdcore.verdict import judge
 
 __all__ = [
@@ -74,15 +79,26 @@ def models_covering(numbers: ArrayLike) -> tuple[ModelCard, ...]:
 
 
 def score(model: Model, structures: Iterable[Structure]) -> Iterator[Score | Failure]:
-    """Score structures in input order; one that fails becomes a Failure and the others go on."""
-    listed = list(structures)
+    """Score structures in input order; one that fails becomes a Failure and the others go on.
+
+    It drives the task that the engine runs, in this process and without files.
+    """
+    listed = tuple(structures)
     reference = reference_distribution(model.card.id)
-    for structure, result in zip(listed, model.evaluate_each(listed), strict=True):
-        if isinstance(result, FdcoreError):
-            yield Failure(file=structure.file, error=result.message, hint=result.hint, index=structure.index)
-        else:
-            verdict = judge(structure, result, model.card, reference)
-            yield Score(structure=structure, model_id=model.card.id, evaluation=result, verdict=verdict)
+    spec = Spec("score", ModelChoice(model.card.id, model.dtype, model.device), "", len(listed))
+    atoms: Mapping[str, Any] = {}
+    for record in score_task.ScoreTask().run(Job(spec, listed, model)):
+        if isinstance(record, Note):
+            yield from score_task.failures(iter([record.values]), listed)
+        elif isinstance(record, Rows) and record.table == "atoms":
+            atoms = record.columns
+        elif isinstance(record, Rows):
+            # Here every structure has a table of atoms to itself.
+            alone = {name: np.asarray(column) for name, column in record.columns.items()}
+            alone["first_atom"] = np.zeros(1, np.int64)
+            for position, evaluation in score_task.evaluations(alone, atoms):
+                verdict = judge(listed[position], evaluation, model.card, reference)
+                yield Score(listed[position], model.card.id, evaluation, verdict)
 
 
 def settings(model: Model) -> dict:
@@ -121,22 +137,10 @@ def estimate(model: Model | ModelCard, structures: Sequence[Structure], dtype: s
         largest = max(edges, default=0.0) * guessed_bytes_per_edge(model) * doubled
         available, measured = available_bytes("cpu"), False
     fits = largest < available
-    text = f"about {_duration(seconds)}, {_memory(largest)} of {_memory(available)} free"
+    text = f"about {duration(seconds)}, {size(largest)} of {size(available)} free"
     if not measured:
         text += " (a guess until this model has run here)"
     return Estimate(seconds, largest / 1e6, available / 1e6, fits, measured, text)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 1:
-        return "a second"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _memory(size: float) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(size / 1e6, 1):.0f} MB"
 
 
 # ---- examples ------------------------------------------------------------------------------------------------------

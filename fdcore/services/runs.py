@@ -129,6 +129,11 @@ def get(viewer: Viewer, run_id: str, key: str = "") -> Run:
     return current().store.run(viewer, run_id, key)
 
 
+def find(viewer: Viewer, beginning: str) -> Run:
+    """The one run whose id begins so; UnknownRunError otherwise."""
+    return current().store.find(viewer, beginning)
+
+
 def list_runs(viewer: Viewer, *, states: Sequence[RunState] = (), limit: int = 200, offset: int = 0) -> tuple[Run, ...]:
     """The viewer's runs, newest first."""
     return current().store.list_runs(viewer, states=states, limit=limit, offset=offset)
@@ -188,9 +193,15 @@ def take_over(old_owner: str, new_owner: str) -> int:
     return current().store.take_over(old_owner, new_owner)
 
 
-def prune(viewer: Viewer, older_than_days: float) -> list[Run]:
-    """Delete runs that ended longer ago; returns them."""
-    return current().prune(viewer, time.time() - older_than_days * 86400)
+def ended_longer_ago(viewer: Viewer, days: float, states: Sequence[RunState] = ()) -> tuple[Run, ...]:
+    """Ended runs (of these states; none: all) that ended more than so many days ago, oldest first."""
+    old = current().store.ended_before(time.time() - days * 86400, viewer)
+    return tuple(r for r in old if not states or r.state in states)
+
+
+def folder(run: Run) -> Path | None:
+    """Where the newest attempt records, None before it has begun."""
+    return current().folder(run)
 
 
 # ---- results -------------------------------------------------------------------------------------------------------
@@ -264,11 +275,6 @@ def export(viewer: Viewer, run_id: str, stream: BinaryIO, key: str = "") -> None
     )
 
 
-def command_line(run: Run, files: Sequence[str | Path]) -> str:
-    """The command that repeats a scoring run on its files."""
-    choice = run.spec.model
-    return services.command_line(
-        [str(f) for f in files],
-        choice.id if choice else services.default_model_id(),
-        dtype=choice.dtype if choice else "float32",
-    )
+def document(run: Run) -> dict[str, Any]:
+    """A run as plain JSON: spec, times in UTC, attempts, result."""
+    return archive.document(run, attempts(run), refusals(run))

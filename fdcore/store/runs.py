@@ -153,6 +153,18 @@ class Store:
             )
         return run_of(row)
 
+    def find(self, viewer: Viewer, beginning: str) -> Run:
+        """The one run whose id begins so. UnknownRunError where there is none or more than one."""
+        begins = runs.c.id.startswith(beginning, autoescape=True)
+        query = self._mine(sa.select(runs), viewer).where(begins).limit(2)
+        with self.begin() as connection:
+            found = connection.execute(query).all()
+        if len(found) == 1:
+            return run_of(found[0])
+        if found:
+            raise UnknownRunError(f"More than one run begins with {beginning}.", "Give more of its id.")
+        raise UnknownRunError(f"There is no run {beginning}.", "`fdcore runs list` shows them.")
+
     @staticmethod
     def _visible(viewer: Viewer, owner: str, share: str | None, key: str) -> bool:
         if viewer.owner is None or secrets.compare_digest(viewer.owner, owner):

@@ -17,6 +17,7 @@ from hypothesis.extra import numpy as hnp
 from fdcore.config import MB
 from fdcore.errors import QuotaError, RunStateError, StoreError, UnknownRunError, UsageError
 from fdcore.jobs.engine import Engine
+from fdcore.jobs.supervisor import Supervisor
 from fdcore.records import Failure, Structure
 from fdcore.spec import ModelChoice, Spec
 from fdcore.store import database, schema, structures
@@ -255,16 +256,27 @@ def test_damaged_structure_is_an_error_with_a_next_step():
 # ---- keeping and forgetting ----------------------------------------------------------------------------------------
 
 
-def test_prune_takes_old_ended_runs_only(engine, config):
+def test_retention_takes_old_ended_runs_and_orphans_only(config):
+    keeps = replace(config, retention_days=1e-9)
+    engine = Engine(keeps)
     old, active = submit(engine, drill()), submit(engine, drill())
     finish(engine, old)
-    (config.runs / old).mkdir(parents=True)
-    border = time.time() + 1
-    assert engine.prune(OTHER, border) == []
-    assert [r.id for r in engine.prune(OPERATOR, border)] == [old]
-    assert not (config.runs / old).exists()
+    for name in (old, active, "f" * 32):
+        (config.runs / name).mkdir(parents=True)
+    time.sleep(0.01)
+    supervisor = Supervisor(keeps)
+    supervisor.prune()
+    assert {p.name for p in config.runs.iterdir()} == {active}
     assert [r.id for r in engine.store.list_runs(ME)] == [active]
-    assert engine.prune(OPERATOR, border) == []
+    supervisor.prune()
+    assert [r.id for r in engine.store.list_runs(ME)] == [active]
+
+
+def test_without_retention_nothing_is_forgotten(engine, config):
+    run_id = submit(engine, drill())
+    finish(engine, run_id)
+    Supervisor(config).prune()
+    assert engine.store.run(ME, run_id).state == "done"
 
 
 def test_a_run_in_work_is_not_deleted(engine):

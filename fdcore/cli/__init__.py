@@ -6,13 +6,12 @@ Exit codes: 0 every file was scored, 1 some were not (the others still are), 2 w
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
@@ -20,6 +19,8 @@ from typing import TextIO
 from tqdm import tqdm
 
 from fdcore import __version__, services
+from fdcore.cli import operate, runs
+from fdcore.cli.output import print_failures, require_writable, stdout_for_results, write
 from fdcore.errors import FdcoreError, UsageError
 from fdcore.records import Failure, ModelCard, Score
 
@@ -29,7 +30,7 @@ EXIT_OK, EXIT_PARTLY, EXIT_USAGE = 0, 1, 2
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `fdcore`."""
     arguments = build_parser().parse_args(argv)
-    with _stdout_for_results() as results:
+    with stdout_for_results() as results:
         try:
             return arguments.run(arguments, results)
         except FdcoreError as error:
@@ -44,31 +45,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             print("\nfdcore: stopped", file=sys.stderr)
             return 130
-
-
-class _stdout_for_results:
-    """Libraries print (kernel compilers, download bars): inside this context their stdout is stderr, and only what is
-    written to the yielded stream reaches the real one. Works on the descriptor, so C code is covered too."""
-
-    def __enter__(self) -> TextIO:
-        sys.stdout.flush()
-        try:
-            self._kept = os.dup(1)
-        except OSError:
-            self._kept = None
-            return sys.stdout
-        self._stream = os.fdopen(os.dup(self._kept), "w", encoding="utf-8")
-        os.dup2(2, 1)
-        return self._stream
-
-    def __exit__(self, *_: object) -> None:
-        if self._kept is None:
-            return
-        sys.stdout.flush()
-        with contextlib.suppress(BrokenPipeError):
-            self._stream.close()
-        os.dup2(self._kept, 1)
-        os.close(self._kept)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -98,6 +74,9 @@ def build_parser() -> argparse.ArgumentParser:
     models.add_argument("--json", metavar="PATH", help="write the cards or the check as JSON; - for standard output")
     models.set_defaults(run=_models)
 
+    runs.add_verb(verbs)
+    operate.add_verbs(verbs)
+
     app = verbs.add_parser("app", help="open the app in the browser")
     app.add_argument("--port", type=int, default=8501)
     app.add_argument("--address", default="localhost", help="0.0.0.0 serves other machines too")
@@ -126,7 +105,7 @@ def _score(arguments: argparse.Namespace, results: TextIO) -> int:
         )
     # Output places are tried before anything is computed, so that a long run does not end in a typing mistake.
     for name in ("json", "csv", "extxyz"):
-        _require_writable(getattr(arguments, name))
+        require_writable(getattr(arguments, name))
     from fdcore import export
 
     # Wrong names are usage errors whatever the files hold, and known before anything is read.
@@ -154,14 +133,14 @@ def _score(arguments: argparse.Namespace, results: TextIO) -> int:
             Failure(file=s.file, error="Not scored: stopped.", hint="Run it again.", index=s.index)
             for s in structures[len(scores) + len(failures) - len(parsed.failures) :]
         ]
-    _write(arguments.json, lambda: export.scores_json(scores, failures, card.id, settings), results)
-    _write(arguments.csv, lambda: export.scores_csv(scores, failures), results)
+    write(arguments.json, lambda: export.scores_json(scores, failures, card.id, settings), results)
+    write(arguments.csv, lambda: export.scores_csv(scores, failures), results)
     if scores:
-        _write(arguments.extxyz, lambda: export.scores_extxyz(scores, settings), results)
+        write(arguments.extxyz, lambda: export.scores_extxyz(scores, settings), results)
     if not on_stdout:
         _print_scores(scores, failures, card, results)
     else:
-        _print_failures(failures)
+        print_failures(failures)
     return EXIT_PARTLY if failures else EXIT_OK
 
 
@@ -196,13 +175,7 @@ def _print_scores(scores: Sequence[Score], failures: Sequence[Failure], card: Mo
             for warning in score.structure.warnings:
                 print(f"note: {labels[id(score)]}: {warning}", file=sys.stderr)
         print(f"\nmodel {card.id}; training reference: {card.reference_method}", file=out)
-    _print_failures(failures)
-
-
-def _print_failures(failures: Iterable[Failure]) -> None:
-    for failure in failures:
-        frame = "" if failure.index is None else f" (frame {failure.index})"
-        print(f"failed: {failure.file}{frame}: {failure.error} {failure.hint}".rstrip(), file=sys.stderr)
+    print_failures(failures)
 
 
 def _label(score: Score, several: bool) -> str:
@@ -213,13 +186,13 @@ def _label(score: Score, several: bool) -> str:
 
 
 def _models(arguments: argparse.Namespace, results: TextIO) -> int:
-    _require_writable(arguments.json)
+    require_writable(arguments.json)
     if arguments.check:
         return _check_model(arguments, results)
     cards = services.list_models()
     if arguments.json:
         rows = [{**asdict(c), "here": services.model_is_here(c)} for c in cards]
-        _write(arguments.json, lambda: json.dumps(rows, indent=1, default=dict) + "\n", results)
+        write(arguments.json, lambda: json.dumps(rows, indent=1, default=dict) + "\n", results)
         if arguments.json == "-":
             return EXIT_OK
     print(f"{'model':<26} {'weights':<9} {'MB':>4} {'cutoff':>6} {'cap':>4}  {'elements':>8}  trained on", file=results)
@@ -241,7 +214,7 @@ def _check_model(arguments: argparse.Namespace, results: TextIO) -> int:
     model = services.load_model(arguments.check, arguments.device, "float64", arguments.weights)
     check = check_gradients(model)
     if arguments.json:
-        _write(arguments.json, lambda: json.dumps(asdict(check), indent=1) + "\n", results)
+        write(arguments.json, lambda: json.dumps(asdict(check), indent=1) + "\n", results)
     if arguments.json != "-":
         print(
             f"{model.card.id} on {check.structure}, central differences in float64 at fixed graph, h = {check.step_A:g} Å:\n"
@@ -259,8 +232,8 @@ def _check_model(arguments: argparse.Namespace, results: TextIO) -> int:
 
 def _app(arguments: argparse.Namespace, results: TextIO) -> int:
     del results
-    here = Path(__file__).resolve().parent
-    places = (here.parent / "app.py", here / "_app" / "app.py")
+    package = Path(__file__).resolve().parents[1]
+    places = (package.parent / "app.py", package / "_app" / "app.py")
     script = next((p for p in places if p.is_file()), None)
     if script is None:
         raise UsageError("app.py is not installed beside fdcore.", "Install the package again, or run from a checkout.")
@@ -277,25 +250,3 @@ def _app(arguments: argparse.Namespace, results: TextIO) -> int:
 
 def _progress[T](items: Iterator[T], total: int) -> Iterator[T]:
     return iter(tqdm(items, total=total, unit="structure", file=sys.stderr, disable=total < 2 or None))
-
-
-def _require_writable(path: str | None) -> None:
-    if path in (None, "-"):
-        return
-    folder = Path(path).resolve().parent  # type: ignore[arg-type]
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UsageError(f"Nothing can be written to {path}.", "Name a folder that exists and is writable.")
-
-
-def _write(path: str | None, text: Callable[[], str], results: TextIO) -> None:
-    if path is None:
-        return
-    if path == "-":
-        results.write(text())
-        results.flush()
-    else:
-        Path(path).write_text(text(), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

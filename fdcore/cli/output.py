@@ -1,0 +1,62 @@
+"""Where results go: to standard output or a file, and nothing else with them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TextIO
+
+from fdcore.errors import UsageError
+from fdcore.records import Failure
+
+
+class stdout_for_results:
+    """Libraries print (kernel compilers, download bars): inside this context their stdout is stderr, and only what is
+    written to the yielded stream reaches the real one. Works on the descriptor, so C code is covered too."""
+
+    def __enter__(self) -> TextIO:
+        sys.stdout.flush()
+        try:
+            self._kept = os.dup(1)
+        except OSError:
+            self._kept = None
+            return sys.stdout
+        self._stream = os.fdopen(os.dup(self._kept), "w", encoding="utf-8")
+        os.dup2(2, 1)
+        return self._stream
+
+    def __exit__(self, *_: object) -> None:
+        if self._kept is None:
+            return
+        sys.stdout.flush()
+        with contextlib.suppress(BrokenPipeError):
+            self._stream.close()
+        os.dup2(self._kept, 1)
+        os.close(self._kept)
+
+
+def print_failures(failures: Iterable[Failure]) -> None:
+    for failure in failures:
+        frame = "" if failure.index is None else f" (frame {failure.index})"
+        print(f"failed: {failure.file}{frame}: {failure.error} {failure.hint}".rstrip(), file=sys.stderr)
+
+
+def require_writable(path: str | None) -> None:
+    if path in (None, "-"):
+        return
+    folder = Path(path).resolve().parent  # type: ignore[arg-type]
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UsageError(f"Nothing can be written to {path}.", "Name a folder that exists and is writable.")
+
+
+def write(path: str | None, text: Callable[[], str], results: TextIO) -> None:
+    if path is None:
+        return
+    if path == "-":
+        results.write(text())
+        results.flush()
+    else:
+        Path(path).write_text(text(), encoding="utf-8")
