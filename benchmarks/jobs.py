@@ -34,12 +34,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-import dbos
 
 from fdcore.config import Config
 from fdcore.jobs.engine import Engine
@@ -331,7 +330,7 @@ def main() -> int:
             "cores": os.cpu_count(),
             "python": platform.python_version(),
             "sqlite": sqlite_module().sqlite_version,
-            "dbos": dbos.__version__ if hasattr(dbos, "__version__") else None,
+            "dbos": version("dbos"),
         },
         "seconds": {**start, **cancel, **recovery},
         "idle": idle,

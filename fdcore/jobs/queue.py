@@ -68,16 +68,18 @@ def migrate(config: Config) -> None:
     from dbos._sys_db import SystemDatabase
 
     engine = database.engine(config)
-    made = SystemDatabase.create(
-        system_database_url=_address(engine),
-        engine_kwargs={},
-        engine=engine,
-        schema="dbos",
-        serializer=serializer(),
-        use_listen_notify=False,
-        executor_id=None,
-    )
-    made.run_migrations()
+    with database.in_words():
+        made = SystemDatabase.create(
+            system_database_url=_address(engine),
+            engine_kwargs={},
+            engine=engine,
+            schema="dbos",
+            serializer=serializer(),
+            use_listen_notify=False,
+            executor_id=None,
+            retry_connection_errors=False,
+        )
+        made.run_migrations()
 
 
 def _address(engine: sa.Engine) -> str:
@@ -90,7 +92,12 @@ def client(config: Config) -> DBOSClient:
     from dbos import DBOSClient
 
     return DBOSClient(
-        system_database_engine=database.engine(config), serializer=serializer(), application_name=APPLICATION, lazy=True
+        system_database_engine=database.engine(config),
+        serializer=serializer(),
+        application_name=APPLICATION,
+        lazy=True,
+        # The default waits for ever: a page would hang, and a worker could neither be heard of nor be told to end.
+        retry_connection_errors=False,
     )
 
 
@@ -116,26 +123,30 @@ def _ticket(run_id: str, attempt: int) -> str:
 
 def forget_deliveries(config: Config, worker: str) -> None:
     """Drop what a worker was given before it died: its runs are offered anew, under new tickets."""
-    given = client(config).list_workflows(status="PENDING", executor_id=worker)
-    if given:
-        client(config).delete_workflows([w.workflow_id for w in given])
+    with database.in_words():
+        given = client(config).list_workflows(status="PENDING", executor_id=worker)
+        if given:
+            client(config).delete_workflows([w.workflow_id for w in given])
 
 
 def offer_again(config: Config, store: Store, run_id: str, lane: str, attempt: int, turn: int) -> None:
     """For a waiting run whose delivery was lost."""
-    client(config).delete_workflows([_ticket(run_id, attempt)])
+    with database.in_words():
+        client(config).delete_workflows([_ticket(run_id, attempt)])
     with store.begin() as connection:
         offer(config, connection, run_id, lane, attempt, turn)
 
 
 def forget_run(config: Config, run_id: str, attempts: int) -> None:
     """Drop all deliveries of a run that was deleted."""
-    client(config).delete_workflows([_ticket(run_id, n) for n in range(attempts + 1)])
+    with database.in_words():
+        client(config).delete_workflows([_ticket(run_id, n) for n in range(attempts + 1)])
 
 
 def waits(config: Config, run_id: str, attempt: int) -> bool:
     """Whether the delivery of a waiting run is still ahead or under way."""
-    found = client(config).list_workflows(workflow_ids=[_ticket(run_id, attempt)])
+    with database.in_words():
+        found = client(config).list_workflows(workflow_ids=[_ticket(run_id, attempt)])
     return bool(found) and found[0].status in ("ENQUEUED", "PENDING", "DELAYED")
 
 
@@ -143,7 +154,8 @@ def forget_old(config: Config, before: float) -> int:
     """Drop finished deliveries older than `before` (seconds since 1970); the history of runs is in our own tables."""
     until = datetime.fromtimestamp(before, UTC).isoformat()
     ended = ["SUCCESS", "ERROR", "CANCELLED"]
-    old = client(config).list_workflows(status=ended, completed_before=until, limit=1000, load_input=False)
-    if old:
-        client(config).delete_workflows([w.workflow_id for w in old])
+    with database.in_words():
+        old = client(config).list_workflows(status=ended, completed_before=until, limit=1000, load_input=False)
+        if old:
+            client(config).delete_workflows([w.workflow_id for w in old])
     return len(old)

@@ -19,6 +19,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -39,8 +40,12 @@ APP_SILENT_SECONDS = 120.0
 # Housekeeping: lost deliveries, old runs.
 RECONCILE_SECONDS = 20.0
 PRUNE_SECONDS = 3600.0
+HOUSEKEEPING_PAUSE_SECONDS = 1.0
+WORKERS_KEPT_SECONDS = 7 * 86400.0
 DELIVERIES_KEPT_SECONDS = 3600.0
 TICK_SECONDS = 0.25
+# `is_running` holds the lock for a moment to find out: a worker that starts just then asks again.
+LOCK_SECONDS = 0.5
 
 
 class AlreadyRunning(Exception):
@@ -69,22 +74,27 @@ def is_running(config: Config) -> bool:
     return False
 
 
-def _lock(config: Config) -> IO[str]:
+def _lock(config: Config, patience: float = 0.0) -> IO[str]:
     path = lock_path(config)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     file = path.open("a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise AlreadyRunning(config.name) from error
-    return file
+    until = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if time.monotonic() > until:
+                file.close()
+                raise AlreadyRunning(config.name) from error
+            time.sleep(0.02)
+        else:
+            return file
 
 
 class Supervisor:
     def __init__(self, config: Config, *, linger: bool = False) -> None:
         self.config, self.linger = config, linger
-        self._locked = _lock(config)
+        self._locked = _lock(config, LOCK_SECONDS)
         self._started = time.time()
         kill_leftovers(lock_path(config).parent, config.name)
         self.store = Store(config)
@@ -95,7 +105,8 @@ class Supervisor:
         self._computes: dict[str, list[Compute]] = {}
         self._free: dict[str, list[Compute]] = {}
         self._free_lock = threading.Lock()
-        self._working = 0
+        # Runs that a thread of this process attends to.
+        self._working: set[str] = set()
         for lane, count in self.lanes.items():
             names = [f"{lane}-{k}" for k in range(count)]
             self._computes[lane] = [
@@ -113,6 +124,8 @@ class Supervisor:
         self.store.migrate()
         queue.migrate(self.config)
         self._take_back(self.config.name)
+        # Before the first run: others take back what is held by somebody who is not alive.
+        self._hello()
         self._launch()
         self._hello()
         log.warning("worker %s serves %s", self.config.name, self.lanes)
@@ -148,7 +161,7 @@ class Supervisor:
         compute = None if lane is None else self._take(lane)
         if compute is None:
             return "nothing to do"
-        self._working += 1
+        self._working.add(run_id)
         try:
             log.info("run %s: taken by %s", run_id, compute.name)
             how = Work(self.config, self.store, compute, self._must_let_go).run(run_id)
@@ -165,7 +178,7 @@ class Supervisor:
                 self.store.abandon(run_id, self.config.name)
             return "failed"
         finally:
-            self._working -= 1
+            self._working.discard(run_id)
             with self._free_lock:
                 self._free[lane or ""].append(compute)
 
@@ -194,18 +207,21 @@ class Supervisor:
                 if now - beaten >= self.config.heartbeat_seconds:
                     self._beat(now - beaten)
                     beaten = now
-                    self._bury()
+                    if self.store.bury(self.config.dead_after_seconds):
+                        self._bury()
                 if now - reconciled >= RECONCILE_SECONDS:
                     self._reconcile()
                     reconciled = now
-                if now - pruned >= PRUNE_SECONDS:
-                    self.prune()
+                if now - pruned >= PRUNE_SECONDS and self.prune():
                     pruned = now
+                self._unload(now)
+                if self.linger:
+                    self._follow_app()
             except StoreError as error:
                 log.warning("%s", error)
-            self._unload(now)
-            if self.linger:
-                self._follow_app()
+            except Exception:  # the boundary: a fault of housekeeping must not end the runs that go on meanwhile
+                log.exception("housekeeping")
+                self._ending.wait(HOUSEKEEPING_PAUSE_SECONDS)
 
     def _hello(self) -> None:
         self.store.hello(self.config.name, socket.gethostname(), os.getpid(), __version__, self.lanes)
@@ -226,40 +242,54 @@ class Supervisor:
 
     def _bury(self) -> None:
         """Take over what workers held that are no longer heard of."""
-        if self.store.bury(self.config.dead_after_seconds):
-            for name in self.store.not_alive():
-                if name != self.config.name:
-                    self._take_back(name)
+        for name in self.store.not_alive():
+            if name != self.config.name:
+                self._take_back(name)
 
     def _take_back(self, worker: str) -> None:
         queue.forget_deliveries(self.config, worker)
-        back = self.store.requeue(worker, lambda c, *run: queue.offer(self.config, c, *run))
+        self._requeue(worker, lambda run_id: False)
+
+    def _requeue(self, worker: str, attended: Callable[[str], bool]) -> None:
+        back = self.store.requeue(worker, lambda c, *run: queue.offer(self.config, c, *run), attended=attended)
         if back:
             log.warning("%d runs of %s go on", len(back), worker)
 
     def _reconcile(self) -> None:
-        """Waiting runs whose delivery was lost (a worker died between taking and beginning them) are offered again."""
+        """What fell between two chairs is offered again: runs that this worker let go of while the database was away, runs of
+        workers that died while they were being taken over, and waiting runs whose delivery was lost (a worker died between
+        taking and beginning them)."""
+        self._requeue(self.config.name, self._working.__contains__)
+        self._bury()
         for run_id, lane, attempt, turn in self.store.queued():
             if not queue.waits(self.config, run_id, attempt):
                 queue.offer_again(self.config, self.store, run_id, lane, attempt, turn)
 
-    def prune(self) -> None:
-        """What the operator's retention says, and deliveries that nobody asks for any more."""
+    def prune(self) -> bool:
+        """What the operator's retention says, and deliveries that nobody asks for any more. False where more is left to do
+        than fits between two heartbeats: a worker that is busy forgetting must not be taken for dead."""
+        until = time.monotonic() + self.config.heartbeat_seconds
         queue.forget_old(self.config, time.time() - DELIVERIES_KEPT_SECONDS)
+        self.store.forget_workers(WORKERS_KEPT_SECONDS)
         days = self.config.retention_days
         if days:
             for run in self.store.ended_before(time.time() - days * 86400, Viewer.operator()):
                 self.store.delete(Viewer.operator(), run.id)
                 remove_files(self.config, run.id)
+                if time.monotonic() > until:
+                    return False
         self._remove_orphans()
+        return True
 
     def _remove_orphans(self) -> None:
         """Folders of runs that no longer exist: a delete that was interrupted between the row and its files."""
         if not self.config.runs.is_dir():
             return
         ids = [p.name for p in self.config.runs.iterdir() if p.is_dir()]
-        for orphan in set(ids) - self.store.known_ids(ids):
-            remove_files(self.config, orphan)
+        for start in range(0, len(ids), 1000):
+            part = ids[start : start + 1000]
+            for orphan in set(part) - self.store.known_ids(part):
+                remove_files(self.config, orphan)
 
     # ---- warm and cold ---------------------------------------------------------------------------------------------
 
@@ -316,13 +346,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--linger", action="store_true", help="end when no app is open and nothing is left to do")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
-    config = from_environment()
     try:
-        supervisor = Supervisor(config, linger=arguments.linger)
-    except AlreadyRunning:
-        print(f"fdcore: a worker called {config.name} is running already.", file=sys.stderr)
+        supervisor = Supervisor(from_environment(), linger=arguments.linger)
+        supervisor.run()
+    except AlreadyRunning as error:
+        print(f"fdcore: a worker called {error} is running already.", file=sys.stderr)
         return 3
-    supervisor.run()
+    except FdcoreError as error:
+        print(f"fdcore: {error.message} {error.hint}", file=sys.stderr)
+        return 1
     sys.stderr.flush()
     # Threads of the engine may wait for a computation that was let go.
     os._exit(0)

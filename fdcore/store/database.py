@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,23 @@ def engine(config: Config) -> sa.Engine:
         if config.url not in _engines:
             _engines[config.url] = _sqlite(config) if config.sqlite else _postgresql(config)
         return _engines[config.url]
+
+
+@contextmanager
+def in_words() -> Iterator[None]:
+    """StoreError in the words of a person when the database cannot be reached or written."""
+    try:
+        yield
+    except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
+        # A statement that is wrong is a fault of the program and stays what it is.
+        if isinstance(error, sa.exc.DBAPIError) and not (
+            isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError) or error.connection_invalidated
+        ):
+            raise
+        raise StoreError(
+            "The database of runs cannot be reached or written.",
+            "Try again; `fdcore doctor` looks at the database and the disk.",
+        ) from error
 
 
 def dispose(config: Config) -> None:

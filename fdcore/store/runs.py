@@ -35,14 +35,8 @@ class Store:
     @contextmanager
     def begin(self):
         """A transaction; StoreError in the words of a person when the database cannot be reached."""
-        try:
-            with self.engine.begin() as connection:
-                yield connection
-        except sa.exc.OperationalError as error:
-            raise StoreError(
-                "The database of runs cannot be reached or written.",
-                "Try again; `fdcore doctor` looks at the database and the disk.",
-            ) from error
+        with database.in_words(), self.engine.begin() as connection:
+            yield connection
 
     def migrate(self) -> None:
         """Bring the product's tables up to date; several processes may try at once."""
@@ -332,15 +326,23 @@ class Store:
             )
         return run_of(row), number
 
-    def requeue(self, worker: str, also: Callable[[sa.Connection, str, str, int, int], None]) -> tuple[str, ...]:
-        """Put every run that a worker held back into its lane, because that worker is gone; returns their ids.
-        `also(connection, id, lane, attempt, turn)` joins the same transaction."""
+    def requeue(
+        self,
+        worker: str,
+        also: Callable[[sa.Connection, str, str, int, int], None],
+        *,
+        attended: Callable[[str], bool] = lambda run_id: False,
+    ) -> tuple[str, ...]:
+        """Put every run that a worker held back into its lane, because that worker is gone or, except for the `attended`
+        ones, has let go of it; returns their ids. `also(connection, id, lane, attempt, turn)` joins the same transaction."""
         query = sa.select(runs.c.id, runs.c.lane, runs.c.attempt, runs.c.turn).where(
             runs.c.worker == worker, runs.c.state == "running"
         )
         back = []
         with self.begin() as connection:
             for row in connection.execute(query).all():
+                if attended(row.id):
+                    continue
                 taken = connection.execute(
                     sa.update(runs)
                     .where(runs.c.id == row.id, runs.c.state == "running", runs.c.worker == worker)
@@ -348,7 +350,9 @@ class Store:
                     .values(state="queued", worker=None, text="waiting to go on", seconds_left=None)
                 ).rowcount
                 if taken:
-                    self._close_attempts(connection, row.id, "lost", f"The worker {worker} ended while it was running.")
+                    self._close_attempts(
+                        connection, row.id, "lost", f"The worker {worker} ended, or lost the database, meanwhile."
+                    )
                     also(connection, row.id, row.lane, row.attempt, row.turn)
                     back.append(row.id)
         return tuple(back)
@@ -537,6 +541,14 @@ class Store:
         query = sa.select(workers.c.name).where(workers.c.state != "alive")
         with self.begin() as connection:
             return tuple(connection.execute(query).scalars())
+
+    def forget_workers(self, silent_seconds: float) -> None:
+        """Drop workers that ended or died so long ago and hold nothing: names of containers come and go."""
+        held = sa.select(runs.c.worker).where(runs.c.state == "running", runs.c.worker.is_not(None))
+        with self.begin() as connection:
+            limit = database.now(connection) - silent_seconds
+            old = sa.and_(workers.c.state != "alive", workers.c.seen_at < limit, workers.c.name.not_in(held))
+            connection.execute(sa.delete(workers).where(old))
 
     def workers(self) -> tuple[Worker, ...]:
         """All workers ever seen, the youngest first."""

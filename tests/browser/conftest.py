@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +16,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+
+from fdcore.config import Config
+from fdcore.jobs.supervisor import is_running
+from fdcore.store import database
+from fdcore.store.runs import Store
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
@@ -50,17 +57,25 @@ def pytest_collection_modifyitems(items):
 class Server:
     """A Streamlit server of one script on a free port; `url` has no trailing slash."""
 
-    def __init__(self, script: Path, log: Path) -> None:
+    def __init__(self, script: Path, folder: Path, *, cwd: Path = ROOT) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
+        self.config = Config(data=folder / "data")
+        self._script, self._cwd = script, cwd
+        self._log_file = folder / "log.txt"
+        self.start()
+
+    def start(self) -> None:
+        script, log = self._script, self._log_file
         command = [sys.executable, "-m", "streamlit", "run", str(script), "--server.headless", "true"]
         command += ["--server.port", str(self.port), "--server.address", "127.0.0.1"]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-        self._log = log.open("w")
+        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        environment = {**os.environ, **self.config.environment(), "PYTHONPATH": path}
+        self._log = log.open("a")
         self._process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=self._log, stderr=subprocess.STDOUT, text=True
+            command, cwd=self._cwd, env=environment, stdout=self._log, stderr=subprocess.STDOUT, text=True
         )
         self._wait(log)
 
@@ -76,19 +91,36 @@ class Server:
                 time.sleep(0.2)
         raise RuntimeError(f"the server did not answer: {log.read_text()[-2000:]}")
 
+    def kill(self) -> None:
+        """The server alone, as a crash does; its worker stays."""
+        self._process.kill()
+        self._process.wait()
+        self._log.close()
+
     def stop(self) -> None:
+        """The server, its worker and the compute processes of that."""
         self._process.terminate()
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
             self._process.kill()
         self._log.close()
+        if not (self.config.data / "fdcore.sqlite").exists():
+            return
+        for worker in Store(self.config).workers():
+            if worker.alive:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker.pid, signal.SIGTERM)
+        until = time.monotonic() + 15
+        while is_running(self.config) and time.monotonic() < until:
+            time.sleep(0.1)
+        database.dispose(self.config)
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """The app itself."""
-    running = Server(ROOT / "app.py", tmp_path_factory.mktemp("server") / "log.txt")
+    running = Server(ROOT / "app.py", tmp_path_factory.mktemp("server"))
     yield running
     running.stop()
 
@@ -99,7 +131,7 @@ def viewer_server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("viewer")
     shutil.copytree(ROOT / "static", folder / "static")
     script = Path(shutil.copy(Path(__file__).parent / "viewer_app.py", folder))
-    running = Server(script, folder / "log.txt")
+    running = Server(script, folder)
     yield running
     running.stop()
 
@@ -120,16 +152,18 @@ def open_page(browser):
     page must have gone to the page's own host, and no script may have failed."""
     contexts, wrong = [], []
 
-    def opened(url: str, *, width: int = 1400, height: int = 900, scheme: str = "light"):
+    def opened(url: str, *, width: int = 1400, height: int = 900, scheme: str = "light", context=None, also: str = ""):
+        """`context`: a browser that was here before. `also`: another host that this page may speak to."""
         own = urlsplit(url).netloc
-        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
-        contexts.append(context)
+        if context is None:
+            context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+            contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(PATIENCE_MS)
 
         def check(kind: str, address: str) -> None:
             parts = urlsplit(address)
-            if parts.scheme not in ("data", "blob", "about") and parts.netloc != own:
+            if parts.scheme not in ("data", "blob", "about") and parts.netloc not in (own, also):
                 wrong.append(f"{kind} to another host: {address}")
 
         page.on("request", lambda request: check("request", request.url))
@@ -155,3 +189,16 @@ def settled(page) -> None:
                    return app && app.getAttribute('data-test-script-state') === 'notRunning'; }"""
     )
     page.wait_for_timeout(400)
+
+
+def violations(page) -> list[str]:
+    """What axe finds serious, and whether the page is wider than its window."""
+    overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    page.add_script_tag(content=(Path(__file__).parent / "axe" / "axe.min.js").read_text())
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+    serious = [
+        f"{v['id']}: {v['help']}: {v['nodes'][0]['html'][:200]}"
+        for v in found
+        if v["impact"] in ("serious", "critical")
+    ]
+    return serious + ([f"the page is {overflow} pixels wider than its window"] if overflow > 0 else [])

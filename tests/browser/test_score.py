@@ -13,7 +13,7 @@ import ase.io
 import pytest
 
 from fdcore import data
-from tests.browser.conftest import ROOT, settled, viewer_ready
+from tests.browser.conftest import ROOT, settled, viewer_ready, violations
 
 pytestmark = pytest.mark.browser
 
@@ -21,7 +21,6 @@ CIF = data.path("examples", "Mg17Al12.cif")
 LADDER = data.path("examples", "ice_ladder.extxyz")
 # The promise is 15 s after the page is there; a machine that runs the rest of the tests beside it gets more.
 FIRST_SCORE_S = 60
-SERIOUS = ("serious", "critical")
 
 
 def _upload(page, *files: Path) -> None:
@@ -144,12 +143,7 @@ def test_page_is_accessible_and_fits_its_window(server, open_page, path, width, 
     elif "MOF" in path:
         page.get_by_test_id("stAlert").first.wait_for()
     settled(page)
-    overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    assert overflow <= 0, f"the page is {overflow} pixels wider than its window"
-    page.add_script_tag(content=(Path(__file__).parent / "axe" / "axe.min.js").read_text())
-    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
-    serious = [f"{v['id']}: {v['help']}: {v['nodes'][0]['html'][:200]}" for v in found if v["impact"] in SERIOUS]
-    assert not serious, "\n".join(serious)
+    assert not violations(page)
 
 
 def test_static_files_are_served_by_the_app(server, open_page):

@@ -1,0 +1,162 @@
+"""Runs as a person with a browser meets them: owners, links, a server that is killed, the Runs page."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from fdcore import data
+from fdcore.jobs.engine import Engine
+from fdcore.spec import Spec
+from fdcore.store.records import Viewer
+from fdcore.store.runs import Store
+from tests.browser.conftest import ROOT, Server, settled, violations
+
+pytestmark = pytest.mark.browser
+
+OPERATOR = Viewer.operator()
+LADDER = data.path("examples", "ice_ladder.extxyz")
+
+
+def _upload(page, *files) -> None:
+    page.set_input_files('[data-testid="stFileUploader"] input', [str(f) for f in files])
+
+
+def _scored(page, title: str) -> None:
+    page.get_by_text(title).first.wait_for()
+
+
+def _select_row(page, row: int) -> None:
+    """The check box at the start of a row of the table of ended runs, which is drawn on a canvas."""
+    box = page.get_by_test_id("stDataFrame").first.bounding_box()
+    page.mouse.click(box["x"] + 17, box["y"] + 34 + 33 * row + 16)
+    settled(page)
+
+
+def test_cookie_makes_the_owner_and_scripts_cannot_read_it(server, open_page):
+    page = open_page(server.url)
+    page.locator(".st-key-try_example button").wait_for()
+    [cookie] = [c for c in page.context.cookies() if c["name"] == "fd_owner"]
+    assert cookie["httpOnly"] and cookie["sameSite"] == "Lax" and len(cookie["value"]) == 43
+    assert "fd_owner" not in page.evaluate("document.cookie")
+    page.reload()
+    page.locator(".st-key-try_example button").wait_for()
+    assert [c["value"] for c in page.context.cookies() if c["name"] == "fd_owner"] == [cookie["value"]]
+
+
+def test_upload_is_kept_linked_listed_and_invisible_to_others(server, open_page, tmp_path):
+    page = open_page(server.url)
+    page.locator(".st-key-try_example button").wait_for()
+    mine = tmp_path / "mine-alone.extxyz"
+    mine.write_bytes(Path(str(LADDER)).read_bytes())
+    _upload(page, mine)
+    _scored(page, "12 structures")
+    settled(page)
+    assert "?run=" in page.url
+    link = page.url
+
+    again = open_page(link, context=page.context)
+    _scored(again, "12 structures")
+    other = open_page(link)
+    other.get_by_text("belongs to somebody else").wait_for()
+    assert other.get_by_text("12 structures").count() == 0
+
+    runs = open_page(f"{server.url}/runs", context=page.context)
+    runs.get_by_test_id("stDataFrame").wait_for()
+    settled(runs)
+    _select_row(runs, 0)
+    runs.get_by_text("Score of 12 structures with fd-orb-small-v1").wait_for()
+    with runs.expect_download() as waiting:
+        runs.get_by_role("button", name="Download", exact=True).click()
+    archive = zipfile.ZipFile(io.BytesIO(Path(waiting.value.path()).read_bytes()))
+    assert len(json.loads(archive.read("scores.json"))["results"]) == 12
+    runs.get_by_role("button", name="Share by link").click()
+    runs.get_by_text("whoever has this link").wait_for()
+    shared = runs.locator("code", has_text="key=").inner_text().strip()
+    guest = open_page(shared)
+    _scored(guest, "12 structures")
+
+    runs.get_by_role("button", name="Delete", exact=True).click()
+    runs.get_by_role("button", name="Delete for good").click()
+    runs.get_by_text("mine-alone.extxyz").first.wait_for(state="detached")
+    late = open_page(shared)
+    late.get_by_text("There is no such run").wait_for()
+
+
+def test_opening_a_run_from_the_history_shows_its_result(server, open_page):
+    page = open_page(server.url)
+    page.locator(".st-key-try_example button").click()
+    shown = page.get_by_test_id("stMetricValue").inner_text()
+    runs = open_page(f"{server.url}/runs", context=page.context)
+    runs.get_by_test_id("stDataFrame").wait_for()
+    settled(runs)
+    _select_row(runs, 0)
+    runs.locator(".st-key-run-actions").get_by_role("button", name="Open").click()
+    assert runs.get_by_test_id("stMetricValue").inner_text() == shown
+    assert "run=" in runs.url
+
+
+@pytest.fixture
+def own_server(tmp_path_factory):
+    """A server that may be killed."""
+    running = Server(ROOT / "app.py", tmp_path_factory.mktemp("killed"))
+    yield running
+    running.stop()
+
+
+def test_page_recovers_by_itself_when_the_server_was_killed(own_server, open_page):
+    page = open_page(own_server.url)
+    page.locator(".st-key-try_example button").wait_for()
+    _upload(page, LADDER)
+    _scored(page, "12 structures")
+    settled(page)
+    store = Store(own_server.config)
+    [done] = store.list_runs(OPERATOR)
+    # A second run of the same owner that is still in work while the server is gone.
+    spec = Spec("drill", None, "", 0, {"steps": 400, "step_seconds": 0.05})
+    engine = Engine(own_server.config)
+    long = engine.submit(done.owner, spec, title="a long drill", lane="long")
+    while store.run(OPERATOR, long).done < 5:
+        time.sleep(0.05)
+    runs = open_page(f"{own_server.url}/runs", context=page.context)
+    runs.get_by_text("1 running, 0 waiting").wait_for()
+
+    own_server.kill()
+    before = store.run(OPERATOR, long).done
+    time.sleep(2)
+    assert store.run(OPERATOR, long).done > before, "work goes on without a server"
+    own_server.start()
+    # Nobody touches the pages: they come back by themselves, with what was on them.
+    page.wait_for_function("() => !document.querySelector('[data-testid=\"stConnectionStatus\"]')")
+    runs.get_by_text(f"of {400}").first.wait_for()
+    runs.get_by_text("a long drill").first.wait_for()
+    runs.wait_for_function(
+        f"() => {{ const t = document.body.innerText.match(/Step ([0-9]+) of 400/); return t && Number(t[1]) > {before}; }}"
+    )
+    settled(page)
+    page.get_by_label("Filter").fill("ice")
+    page.get_by_label("Filter").press("Enter")
+    settled(page)
+    assert page.get_by_text("12 structures").count() >= 1, "the session was rebuilt from the address"
+    runs.get_by_role("button", name="Stop").first.click()
+    runs.get_by_text("Ended").first.wait_for()
+    assert engine.wait(OPERATOR, long, 20).state == "cancelled"
+    assert len(store.attempts(long)) == 1
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (400, "dark")])
+def test_runs_page_is_accessible(server, open_page, width, scheme):
+    page = open_page(server.url, width=width, scheme=scheme)
+    page.locator(".st-key-try_example button").click()
+    page.get_by_test_id("stMetricValue").wait_for()
+    runs = open_page(f"{server.url}/runs", context=page.context)
+    runs.get_by_test_id("stDataFrame").wait_for()
+    settled(runs)
+    _select_row(runs, 0)
+    runs.get_by_text("Score of 1 structure").wait_for()
+    assert not violations(runs)
