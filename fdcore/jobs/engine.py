@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from functools import cache
@@ -79,38 +76,7 @@ class Engine:
 
     def app_is_open(self) -> None:
         """Tell the worker of this machine that somebody looks; start it where there is none and the operator lets us."""
-        path = supervisor.app_path(self.config)
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.touch()
-        if self.config.worker == "auto":
-            start_worker(self.config)
-
-
-def start_worker(config: Config) -> None:
-    """Start this machine's worker in the background, unless it lives already."""
-    if supervisor.is_running(config):
-        return
-    log = supervisor.log_path(config)
-    log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with log.open("ab") as out:
-        subprocess.Popen(
-            [sys.executable, "-P", "-m", "fdcore.jobs.supervisor", "--linger"],
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            env={**os.environ, **config.environment(), "PYTHONPATH": _python_path()},
-            # Not of the app's session: closing the terminal or the server must not end what runs.
-            start_new_session=True,
-        )
-
-
-def _python_path() -> str:
-    from pathlib import Path
-
-    import fdcore
-
-    root = str(Path(fdcore.__file__).resolve().parents[1])
-    return os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
+        supervisor.app_is_open(self.config)
 
 
 @cache

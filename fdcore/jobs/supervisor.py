@@ -16,6 +16,7 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -63,6 +64,34 @@ def app_path(config: Config) -> Path:
 
 def log_path(config: Config) -> Path:
     return config.data / "workers" / f"{config.name}.log"
+
+
+def app_is_open(config: Config) -> None:
+    """Tell the worker of this machine that somebody looks; start it where there is none and the operator lets us."""
+    path = app_path(config)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.touch()
+    if config.worker == "auto" and not is_running(config):
+        _start(config)
+
+
+def _start(config: Config) -> None:
+    with log_path(config).open("ab") as out:
+        subprocess.Popen(
+            [sys.executable, "-P", "-m", "fdcore.jobs.supervisor", "--linger"],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            env={**os.environ, **config.environment(), "PYTHONPATH": python_path()},
+            # Not of the app's session: closing the terminal or the server must not end what runs.
+            start_new_session=True,
+        )
+
+
+def python_path() -> str:
+    """Where a child process finds this very package."""
+    root = str(Path(__file__).resolve().parents[2])
+    return os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
 
 
 def is_running(config: Config) -> bool:

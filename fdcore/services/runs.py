@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -137,6 +137,11 @@ def find(viewer: Viewer, beginning: str) -> Run:
 def list_runs(viewer: Viewer, *, states: Sequence[RunState] = (), limit: int = 200, offset: int = 0) -> tuple[Run, ...]:
     """The viewer's runs, newest first."""
     return current().store.list_runs(viewer, states=states, limit=limit, offset=offset)
+
+
+def in_order(listed: Iterable[Run]) -> list[Run]:
+    """Active runs as they will end: those in work, then those that wait, by turn."""
+    return sorted(listed, key=lambda r: (r.state == "queued", r.turn, r.created_at))
 
 
 def count_runs(viewer: Viewer, states: Sequence[RunState] = ()) -> int:

@@ -17,6 +17,8 @@ from pages.parts import browser, owner, session, words
 from pages.parts.words import count, plain
 
 MOST_SHOWN = 500
+# Enough to tell two apart; the whole is in the download.
+SHOWN_OF_HASH = 16
 TICK_S = 1.0
 ROWS_UNSCROLLED = 12
 # Beyond this a browser is the wrong tool to carry a run away.
@@ -26,7 +28,7 @@ MOST_DOWNLOADED = 300_000_000
 def show(listed: Sequence[runs.Run]) -> None:
     """Everything below the title."""
     _opened_by_address()
-    active = [r for r in listed if r.active]
+    active = runs.in_order(r for r in listed if r.active)
     ended = [r for r in listed if not r.active]
     if not listed and st.session_state.get("fd_shown_run") is None:
         _nothing_yet()
@@ -60,7 +62,7 @@ def _nothing_yet() -> None:
 @st.fragment(run_every=TICK_S)
 def _active() -> None:
     """One line per waiting or running run; the page is drawn anew when one of them has ended or another has come."""
-    listed = runs.list_runs(owner.viewer(), states=("queued", "running"))
+    listed = runs.in_order(runs.list_runs(owner.viewer(), states=("queued", "running")))
     if tuple(r.id for r in listed) != st.session_state["fd_active"]:
         st.rerun()
     running = sum(r.state == "running" for r in listed)
@@ -279,7 +281,7 @@ def _facts(run: runs.Run) -> None:
         choice = run.spec.model
         facts = {
             "Run": run.id,
-            "Spec (SHA-256)": run.spec_sha256,
+            "Spec (SHA-256)": run.spec_sha256[:SHOWN_OF_HASH],
             "Model": f"{choice.id}, {choice.dtype} on {(run.summary or {}).get('device', choice.device)}"
             if choice
             else "–",
@@ -304,6 +306,12 @@ def _facts(run: runs.Run) -> None:
                 alt="One row per attempt: on which worker, from where to where, how it ended and why.",
             )
         st.caption(f"On the server: `fdcore runs show {run.id[:8]}`")
+
+
+def _weights(run: runs.Run) -> str:
+    choice = run.spec.model
+    known = (run.summary or {}).get("weights_sha256") or (choice.weights_sha256 if choice else None)
+    return str(known)[:SHOWN_OF_HASH] if known else "–"
 
 
 def _delete_button(ids: Sequence[str], held: str) -> None:
