@@ -57,7 +57,7 @@ def pytest_collection_modifyitems(items):
 class Server:
     """A Streamlit server of one script on a free port; `url` has no trailing slash."""
 
-    def __init__(self, script: Path, folder: Path, *, cwd: Path = ROOT) -> None:
+    def __init__(self, script: Path, folder: Path, *, cwd: Path = ROOT, start: bool = True) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -65,7 +65,8 @@ class Server:
         self.config = Config(data=folder / "data")
         self._script, self._cwd = script, cwd
         self._log_file = folder / "log.txt"
-        self.start()
+        if start:
+            self.start()
 
     def start(self) -> None:
         script, log = self._script, self._log_file
