@@ -1,40 +1,28 @@
-"""`fdcore worker` and `fdcore doctor`: for whoever keeps the program running."""
+"""`fdcore worker`, `doctor` and `app`: for whoever keeps the program running."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
+import subprocess
 import sys
 from dataclasses import asdict, replace
-from typing import Any, TextIO
+from pathlib import Path
+from typing import TextIO
 
 from fdcore import config as configuration
-from fdcore.cli.output import require_writable, write
-from fdcore.errors import UsageError
-from fdcore.jobs import queue
+from fdcore.cli.output import EXIT_OK, EXIT_PARTLY, require_writable, write
+from fdcore.errors import FdcoreError, StoreError, UsageError
+from fdcore.jobs import queue, supervisor
+from fdcore.jobs.compute import slots
 
 _SIGNS = {"ok": "ok  ", "look": "look", "fail": "FAIL"}
 
 
-def add_verbs(verbs: Any) -> None:
-    worker = verbs.add_parser("worker", help="serve waiting runs on this machine, in the foreground")
-    worker.add_argument("--name", help="of this worker among those that share a database")
-    worker.add_argument("--lanes", help=f"only these, with commas: {','.join(queue.LANES)}")
-    worker.set_defaults(run=_worker)
-
-    doctor = verbs.add_parser(
-        "doctor", help="look at the installation: versions, device, memory, database, workers, disk"
-    )
-    doctor.add_argument("--drill", action="store_true", help="also send a short run through the engine")
-    doctor.add_argument("--json", metavar="PATH", help="write JSON; - for standard output and nothing else")
-    doctor.set_defaults(run=_doctor)
-
-
-def _worker(arguments: argparse.Namespace, results: TextIO) -> int:
+def worker(arguments: argparse.Namespace, results: TextIO) -> int:
     del results
-    from fdcore.jobs.supervisor import AlreadyRunning, Supervisor
-
     config = configuration.from_environment()
     if arguments.name:
         if config.sqlite:
@@ -45,21 +33,29 @@ def _worker(arguments: argparse.Namespace, results: TextIO) -> int:
         config = configuration.named(config, arguments.name)
     if arguments.lanes:
         config = _only(config, arguments.lanes)
+    lanes = ", ".join(f"{count} {lane}" for lane, count in slots(config).items() if count)
+    if not lanes:
+        raise UsageError(
+            "This worker would serve nothing: none of its lanes has a slot on this machine.",
+            "The gpu lane needs a CUDA device; FDCORE_QUICK_SLOTS and FDCORE_LONG_SLOTS count the runs at once.",
+        )
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr, datefmt="%H:%M:%S")
     logging.getLogger("fdcore").setLevel(logging.INFO)
     try:
-        supervisor = Supervisor(config)
-    except AlreadyRunning as error:
+        serving = supervisor.Supervisor(config)
+    except supervisor.AlreadyRunning as error:
         raise UsageError(
             f"A worker called {config.name} is running already on this machine.",
             "The app starts one by itself; FDCORE_WORKER=none leaves that to you.",
         ) from error
-    print(
-        f"fdcore: worker {config.name}, {supervisor.lanes}; Ctrl-C ends it, and its runs go on later", file=sys.stderr
-    )
-    supervisor.run()
+    except OSError as error:
+        raise StoreError(
+            f"The data folder {config.data} cannot be written ({error.strerror}).", "Set FDCORE_DATA to another."
+        ) from error
+    print(f"fdcore: worker {config.name} serves {lanes}; Ctrl-C ends it, and its runs go on later", file=sys.stderr)
+    serving.run()
     print("fdcore: ended; what was running has gone back to its lane and goes on with the next worker", file=sys.stderr)
-    return 0
+    return EXIT_OK
 
 
 def _only(config: configuration.Config, text: str) -> configuration.Config:
@@ -77,12 +73,12 @@ def _only(config: configuration.Config, text: str) -> configuration.Config:
     )
 
 
-def _doctor(arguments: argparse.Namespace, results: TextIO) -> int:
+def doctor(arguments: argparse.Namespace, results: TextIO) -> int:
     require_writable(arguments.json)
-    from fdcore import doctor
+    from fdcore.doctor import look
 
     checks = []
-    for check in doctor.look(drill=arguments.drill):
+    for check in look(drill=arguments.drill):
         checks.append(check)
         if arguments.json != "-":
             print(f"{_SIGNS[check.status]}  {check.name:<12} {check.text}", file=results, flush=True)
@@ -93,4 +89,22 @@ def _doctor(arguments: argparse.Namespace, results: TextIO) -> int:
         lambda: json.dumps({"checks": [asdict(c) for c in checks]}, indent=1, ensure_ascii=False) + "\n",
         results,
     )
-    return 1 if any(c.status == "fail" for c in checks) else 0
+    return EXIT_PARTLY if any(c.status == "fail" for c in checks) else EXIT_OK
+
+
+def app(arguments: argparse.Namespace, results: TextIO) -> int:
+    del results
+    package = Path(__file__).resolve().parents[1]
+    places = (package.parent / "app.py", package / "_app" / "app.py")
+    script = next((p for p in places if p.is_file()), None)
+    if script is None:
+        raise UsageError("app.py is not installed beside fdcore.", "Install the package again, or run from a checkout.")
+    command = [sys.executable, "-m", "streamlit", "run", str(script)]
+    command += ["--server.port", str(arguments.port), "--server.address", arguments.address]
+    if arguments.headless:
+        command += ["--server.headless", "true"]
+    # Loading a model takes longest: it begins before the server does.
+    with contextlib.suppress(FdcoreError, OSError):  # the pages say what is wrong with the data folder
+        supervisor.app_is_open(configuration.from_environment())
+    # Streamlit reads .streamlit/config.toml from the working directory.
+    return subprocess.call(command, cwd=script.parent)

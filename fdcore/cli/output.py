@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
 from fdcore.errors import UsageError
-from fdcore.records import Failure
+
+EXIT_OK, EXIT_PARTLY, EXIT_USAGE, EXIT_STOPPED = 0, 1, 2, 130
 
 
 class stdout_for_results:
@@ -36,12 +37,6 @@ class stdout_for_results:
             self._stream.close()
         os.dup2(self._kept, 1)
         os.close(self._kept)
-
-
-def print_failures(failures: Iterable[Failure]) -> None:
-    for failure in failures:
-        frame = "" if failure.index is None else f" (frame {failure.index})"
-        print(f"failed: {failure.file}{frame}: {failure.error} {failure.hint}".rstrip(), file=sys.stderr)
 
 
 def require_writable(path: str | None) -> None:

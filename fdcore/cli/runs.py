@@ -17,54 +17,15 @@ from fdcore.cli.output import require_writable, write
 from fdcore.errors import RunStateError, UsageError
 from fdcore.human import duration, size
 from fdcore.services import runs
-from fdcore.store.records import ENDED
+from fdcore.store.records import ACTIVE, ENDED
 
 # Whoever can read the database and its files is the operator.
 OPERATOR = runs.Viewer.operator()
-STATES = ("queued", "running", "done", "failed", "cancelled")
+STATES = (*ACTIVE, *ENDED)
 _DAYS = {"h": 1 / 24, "d": 1.0, "w": 7.0}
 
 
-def add_verb(verbs: Any) -> None:
-    """`fdcore runs ...` with its own verbs."""
-    parser = verbs.add_parser("runs", help="list, show, cancel, export or prune runs")
-    acts = parser.add_subparsers(required=True, metavar="ACT")
-
-    listing = acts.add_parser("list", help="newest first")
-    listing.add_argument("--state", help=f"only these, with commas: {','.join(STATES)}")
-    listing.add_argument("--owner", help="only this owner's")
-    listing.add_argument("--limit", type=int, default=50)
-    _json(listing)
-    listing.set_defaults(run=_list)
-
-    show = acts.add_parser("show", help="everything about one run")
-    show.add_argument("id", help="the run's id, or its beginning")
-    _json(show)
-    show.set_defaults(run=_show)
-
-    cancel = acts.add_parser("cancel", help="stop runs; what they recorded stays")
-    cancel.add_argument("ids", nargs="+", metavar="ID")
-    cancel.set_defaults(run=_cancel)
-
-    export = acts.add_parser("export", help="one run as a zip, with its provenance")
-    export.add_argument("id")
-    export.add_argument("--out", metavar="PATH", help="default: run-<id>.zip here; - for standard output")
-    export.add_argument("--force", action="store_true", help="overwrite a file that exists")
-    export.set_defaults(run=_export)
-
-    prune = acts.add_parser("prune", help="delete ended runs that are old")
-    prune.add_argument("--older-than", required=True, metavar="AGE", help="such as 12h, 30d, 8w")
-    prune.add_argument("--state", help=f"only these, with commas: {','.join(ENDED)}")
-    prune.add_argument("--dry-run", action="store_true", help="say what would be deleted, and delete nothing")
-    prune.add_argument("--yes", action="store_true", help="do not ask")
-    prune.set_defaults(run=_prune)
-
-
-def _json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", metavar="PATH", help="write JSON; - for standard output and nothing else")
-
-
-def _list(arguments: argparse.Namespace, results: TextIO) -> int:
+def listing(arguments: argparse.Namespace, results: TextIO) -> int:
     require_writable(arguments.json)
     viewer = runs.Viewer(arguments.owner) if arguments.owner else OPERATOR
     found = runs.list_runs(viewer, states=_states(arguments.state, STATES), limit=max(arguments.limit, 1))
@@ -86,7 +47,7 @@ def _list(arguments: argparse.Namespace, results: TextIO) -> int:
     return 0
 
 
-def _show(arguments: argparse.Namespace, results: TextIO) -> int:
+def show(arguments: argparse.Namespace, results: TextIO) -> int:
     require_writable(arguments.json)
     run = runs.find(OPERATOR, _beginning(arguments.id))
     document = runs.document(run) | {"owner": run.owner, "folder": _folder(run)}
@@ -126,7 +87,7 @@ def _show(arguments: argparse.Namespace, results: TextIO) -> int:
     return 0
 
 
-def _cancel(arguments: argparse.Namespace, results: TextIO) -> int:
+def cancel(arguments: argparse.Namespace, results: TextIO) -> int:
     code = 0
     # All names first: a typing mistake in the last must not leave the others half done.
     for run in [runs.find(OPERATOR, _beginning(i)) for i in arguments.ids]:
@@ -140,7 +101,7 @@ def _cancel(arguments: argparse.Namespace, results: TextIO) -> int:
     return code
 
 
-def _export(arguments: argparse.Namespace, results: TextIO) -> int:
+def export(arguments: argparse.Namespace, results: TextIO) -> int:
     run = runs.find(OPERATOR, _beginning(arguments.id))
     if arguments.out == "-":
         runs.export(OPERATOR, run.id, results.buffer)  # pyright: ignore[reportAttributeAccessIssue]
@@ -160,7 +121,7 @@ def _export(arguments: argparse.Namespace, results: TextIO) -> int:
     return 0
 
 
-def _prune(arguments: argparse.Namespace, results: TextIO) -> int:
+def prune(arguments: argparse.Namespace, results: TextIO) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([hdw])", arguments.older_than)
     if match is None:
         raise UsageError(f"{arguments.older_than!r} is no age.", "Write 12h, 30d or 8w.")
