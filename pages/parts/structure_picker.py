@@ -7,11 +7,14 @@ from collections import Counter
 import streamlit as st
 
 from fdcore import services
-from pages.parts import session
-from pages.parts.words import count, plain
+from fdcore.errors import FdcoreError
+from fdcore.services import runs
+from pages.parts import owner, session
+from pages.parts.words import count, plain, when
 
 LIMITS = services.Limits()
 MAX_FILE_MB = LIMITS.max_bytes // 1_000_000
+MOST_EARLIER = 8
 FORMATS = {"as what it looks like": None, "as CIF": "cif", "as POSCAR": "poscar", "as xyz or extended xyz": "extxyz"}
 
 
@@ -24,12 +27,12 @@ def structure_picker() -> None:
         key=_uploader_key(),
         on_change=_uploaded,
         help=f"Extended xyz and plain xyz, one frame or many. At most {MAX_FILE_MB} MB per file and {LIMITS.max_frames:,} frames. "
-        "Files stay in this server's memory and are gone when the page is closed.",
+        "What is scored is kept with its run, for you alone, until you delete it on the Runs page.",
     )
     current = session.choice()
     examples = {e.id: e for e in services.examples()}
     st.session_state["example"] = current.example if current is not None else None
-    example, paste = st.columns([5, 1.6], gap="small")
+    example, paste, earlier = st.columns([4, 1.7, 1.9], gap="small")
     with example:
         st.selectbox(
             "Example",
@@ -43,6 +46,10 @@ def structure_picker() -> None:
         )
     with paste, st.popover("Paste text", icon=":material/content_paste:", key="paste", width="stretch"):
         _paste_box()
+    with earlier, st.popover("Earlier runs", icon=":material/history:", key="earlier", width="stretch"):
+        _earlier_runs()
+    if current is not None and current.run is not None:
+        st.caption(f"From the run {plain(current.label)}.")
     if current is not None and current.example in examples:
         chosen = examples[current.example]
         st.caption(f"{plain(chosen.description)} Source: {plain(chosen.source)}, {plain(chosen.licence)}.")
@@ -60,6 +67,22 @@ def _paste_box() -> None:
                 session.choose(session.Choice(origin="paste", label="pasted text", sources=(source,)))
                 st.rerun()
             st.warning("There is no text in the box yet.", icon=":material/info:")
+
+
+def _earlier_runs() -> None:
+    """The structures, the model and, where it is still the same question, the result of a run of before."""
+    try:
+        listed = [r for r in runs.list_runs(owner.viewer(), states=("done",), limit=50) if r.task == "score"]
+    except FdcoreError as error:
+        st.warning(f"{plain(error.message)} {plain(error.hint)}", icon=":material/error:")
+        return
+    if not listed:
+        st.caption("What you score is found here again.")
+    for run in listed[:MOST_EARLIER]:
+        label = f"{plain(run.title)} · {run.spec.model.id if run.spec.model else ''} · {when(run.ended_at)}"
+        st.button(label, key=f"earlier-{run.id}", on_click=session.open_run, args=(run,), type="tertiary")
+    if listed:
+        st.page_link("pages/runs.py", label="All runs", icon=":material/history:")
 
 
 def _uploader_key() -> str:
