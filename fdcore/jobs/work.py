@@ -11,7 +11,7 @@ from typing import Any
 from fdcore.config import Config
 from fdcore.errors import StoreError
 from fdcore.jobs.compute import Compute, Gone
-from fdcore.store.files import attempt_folder, folder_size, previous_folders
+from fdcore.store.files import attempt_folder, folder_size, other_folders, previous_folders
 from fdcore.store.records import Run
 from fdcore.store.runs import Store
 
@@ -81,7 +81,9 @@ class Work:
                 if "outcome" in message:
                     if unwritten:
                         self._write(run, number, report)
-                    return self._end(run, number, message["outcome"] | (self._too_long() if too_long else {}))
+                    # What was complete before it heard of the limit is complete.
+                    stopped = too_long and message["outcome"]["state"] == "cancelled"
+                    return self._end(run, number, message["outcome"] | (self._too_long() if stopped else {}))
                 report, unwritten = message["report"], True
                 if report["first"]:
                     self._patiently(lambda at=report["done"]: self._store.begun(run.id, number, at))
@@ -181,7 +183,7 @@ class Work:
         if not ended:
             raise LetGo
         if folder.is_dir():
-            for earlier in previous_folders(self._config, run.id, number):
+            for earlier in other_folders(self._config, run.id, number):
                 shutil.rmtree(earlier, ignore_errors=True)
         return state
 

@@ -20,6 +20,12 @@ def previous_folders(config: Config, run_id: str, number: int) -> list[Path]:
     return [f for f in folders if f.is_dir()]
 
 
+def other_folders(config: Config, run_id: str, number: int) -> list[Path]:
+    """What all other attempts of a run have left, complete or not."""
+    own = attempt_folder(config, run_id, number)
+    return [p for p in own.parent.iterdir() if p != own and p.is_dir()]
+
+
 def latest_folder(config: Config, run_id: str, number: int) -> Path | None:
     """The newest attempt that has recorded anything, None where there is none yet."""
     return next(iter(previous_folders(config, run_id, number + 1)), None)

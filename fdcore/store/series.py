@@ -9,7 +9,8 @@ One folder per attempt holds
     result.json    what the task returned; its presence means that the folder is complete
 
 A new attempt copies what the last checkpoint vouches for into a folder of its own and appends to that: a point is never
-lost, never there twice, and a worker that was wrongly taken for dead writes where nobody reads.
+lost, never there twice, and a worker that was wrongly taken for dead writes where nobody reads. The folder gets its name when
+the copy is complete; until then the earlier one is the run's newest.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ from fdcore.store.files import folder_size
 SERIES, NOTES, CHECKPOINT, RESULT = "series.h5", "notes.jsonl", "checkpoint.safetensors", "result.json"
 # Rows of one chunk: large enough for speed, small enough that a short run is not megabytes.
 CHUNK_BYTES = 16_000
-COPY_ROWS = 100_000
+# What is copied at once from an earlier attempt.
+COPY_BYTES = 16_000_000
 # Rows are held back until the next flush, but not more than this.
 PENDING_BYTES = 4_000_000
 
@@ -67,11 +69,11 @@ class Recorder:
 
     def __init__(self, folder: Path, tables: Tables, previous: Path | None = None) -> None:
         """`previous`: the folder of an earlier attempt, to go on from its checkpoint (`self.state` is None without one)."""
-        self.folder = folder
+        self.folder = folder.with_name(folder.name + ".new")
         self.state: Checkpoint | None = None
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True, mode=0o700)
-        self._file = h5py.File(folder / SERIES, "w", libver="latest")
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True, mode=0o700)
+        self._file = h5py.File(self.folder / SERIES, "w", libver="latest")
         self.rows = dict.fromkeys(tables, 0)
         self._pending: dict[str, list[dict[str, NDArray[Any]]]] = {table: [] for table in tables}
         self._pending_bytes = 0
@@ -79,19 +81,26 @@ class Recorder:
         self._digests = {f"{table}/{name}": blake2b() for table, columns in tables.items() for name in columns}
         for table, columns in tables.items():
             for name, column in columns.items():
-                width = np.dtype(column.dtype).itemsize * int(np.prod(column.shape, dtype=int))
                 self._file.create_dataset(
                     f"{table}/{name}",
                     shape=(0, *column.shape),
                     maxshape=(None, *column.shape),
-                    chunks=(max(1, min(4096, CHUNK_BYTES // max(width, 1))), *(max(1, n) for n in column.shape)),
+                    chunks=(max(1, min(4096, CHUNK_BYTES // _width(column))), *(max(1, n) for n in column.shape)),
                     dtype=column.dtype,
                 )
         self._tables = tables
         self._file.swmr_mode = True
-        self._notes = (folder / NOTES).open("wb")
+        self._notes = (self.folder / NOTES).open("wb")
         if previous is not None:
-            self._go_on(previous)
+            try:
+                self._go_on(previous)
+            except BaseException:
+                self._file.close()
+                self._notes.close()
+                shutil.rmtree(self.folder, ignore_errors=True)
+                raise
+        shutil.rmtree(folder, ignore_errors=True)
+        self.folder = self.folder.replace(folder)
 
     def append(self, table: str, columns: Mapping[str, Any]) -> None:
         """Add rows: every column of the table, all with the same number of rows."""
@@ -170,9 +179,11 @@ class Recorder:
     def close(self) -> None:
         """Flush and close; more than once does nothing."""
         if self._file:
-            self.flush()
-            self._file.close()
-            self._notes.close()
+            try:
+                self.flush()
+            finally:
+                self._notes.close()
+                self._file.close()
 
     def _sums(self) -> dict[str, str]:
         return {name: digest.hexdigest() for name, digest in self._digests.items()}
@@ -190,8 +201,9 @@ class Recorder:
         try:
             with open_series(previous) as old:
                 for table, count in read.rows.items():
-                    for start in range(0, count, COPY_ROWS):
-                        self._copy(old, table, start, min(count, start + COPY_ROWS))
+                    rows = max(1, COPY_BYTES // sum(map(_width, self._tables[table].values())))
+                    for start in range(0, count, rows):
+                        self._copy(old, table, start, min(count, start + rows))
         except (OSError, KeyError, ValueError) as error:
             raise StoreError(_TORN) from error
         if self.rows != read.rows or self._sums() != read.digests or len(kept) != read.notes:
@@ -207,6 +219,11 @@ class Recorder:
 
 
 _TORN = "the state is there, but not all that was recorded before it."
+
+
+def _width(column: Column) -> int:
+    """Bytes of one row."""
+    return max(1, np.dtype(column.dtype).itemsize * int(np.prod(column.shape, dtype=int)))
 
 
 def _sync(path: Path) -> None:

@@ -5,7 +5,10 @@ Command lines call `execute` in their own process, the engine calls it in a comp
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +29,10 @@ if TYPE_CHECKING:
 # How often others can see what is new.
 FLUSH_SECONDS = 0.5
 OUT_OF_MEMORY_HINT = "Nothing was computed from that point on. Use a smaller structure, a smaller model or float32, or a machine with more memory."
+
+OUT_OF_SPACE_HINT = (
+    "What was recorded until then is kept. Delete runs that are no longer needed; then submit it again and it goes on."
+)
 
 
 @dataclass(frozen=True)
@@ -89,13 +96,18 @@ def execute(
     except FdcoreError as error:
         outcome = Outcome("failed", error=error.message, hint=error.hint)
     except Exception as error:  # the boundary: whatever a backend throws ends this run, not the process
-        if not out_of_memory(error):
+        if out_of_memory(error):
+            outcome = Outcome("failed", error="The run needed more memory than there is.", hint=OUT_OF_MEMORY_HINT)
+        elif out_of_space(error):
+            outcome = Outcome("failed", error="The disk that holds the runs is full.", hint=OUT_OF_SPACE_HINT)
+        else:
             raise
-        outcome = Outcome("failed", error="The run needed more memory than there is.", hint=OUT_OF_MEMORY_HINT)
-    if recorder is not None:
-        recorder.close()
-        outcome = replace(outcome, size=recorder.size())
-    return replace(outcome, note=note)
+    finally:
+        # Also before what was not foreseen goes up: what was recorded until then stays, as far as it can be written.
+        if recorder is not None:
+            with contextlib.suppress(OSError, RuntimeError):
+                recorder.close()
+    return replace(outcome, note=note, size=0 if recorder is None else recorder.size())
 
 
 def _recorder(folder: Path, tables: Any, previous: Sequence[Path]) -> tuple[Recorder, str]:
@@ -184,6 +196,13 @@ class _Remaining:
         done_since = progress.done - done_then
         left = (now - began) / done_since * (progress.total - progress.done) if done_since > 0 else None
         return Report(progress.done, progress.total, progress.text, left, size, first)
+
+
+def out_of_space(error: BaseException) -> bool:
+    """Whether a disk or a quota is full; HDF5 and safetensors say it only in their text."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
 
 
 def out_of_memory(error: BaseException) -> bool:
