@@ -21,6 +21,7 @@ import os
 import queue
 import sys
 import threading
+import time
 import traceback
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +29,7 @@ from typing import Any, TextIO
 
 from fdcore import config as configuration
 from fdcore.config import MB
+from fdcore.errors import FdcoreError, StoreError
 from fdcore.spec import ModelChoice, Spec
 from fdcore.tasks.run import Limits, Outcome, Report, execute
 
@@ -95,6 +97,8 @@ class Child:
                     max_bytes=self._config.max_run_MB * MB or float("inf"),
                 ),
             )
+        except FdcoreError as error:
+            outcome = Outcome("failed", error=error.message, hint=error.hint)
         except Exception as error:
             # A fault of ours or of a library: the log has the whole of it, the person the essence.
             traceback.print_exc()
@@ -114,7 +118,15 @@ class Child:
         from fdcore.store import structures
         from fdcore.store.runs import Store
 
-        return structures.of_run(Store(self._config), run_id)
+        # A database that restarts is waited for, as the supervisor does.
+        until = time.monotonic() + self._config.dead_after_seconds
+        while True:
+            try:
+                return structures.of_run(Store(self._config), run_id)
+            except StoreError:
+                if time.monotonic() > until or self._stop.is_set():
+                    raise
+                time.sleep(0.2)
 
     def _model(self, spec: Spec):
         return None if spec.model is None else self._load(spec.model)

@@ -48,7 +48,10 @@ def in_words() -> Iterator[None]:
     except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
         # A statement that is wrong is a fault of the program and stays what it is.
         if isinstance(error, sa.exc.DBAPIError) and not (
-            isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError) or error.connection_invalidated
+            isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError)
+            or error.connection_invalidated
+            # SQLite: not a database, or a damaged one.
+            or type(error) is sa.exc.DatabaseError
         ):
             raise
         raise StoreError(
@@ -112,3 +115,11 @@ def now(connection: sa.Connection) -> float:
     else:
         text = "SELECT extract(epoch FROM clock_timestamp())::float8"
     return float(connection.execute(sa.text(text)).scalar_one())
+
+
+def hold_structures(connection: sa.Connection, *, alone: bool = False) -> None:
+    """Until the end of the transaction: no structure goes while runs that may use it are being made. SQLite has one writer
+    at a time anyway."""
+    if connection.dialect.name != "sqlite":
+        lock = "pg_advisory_xact_lock" if alone else "pg_advisory_xact_lock_shared"
+        connection.execute(sa.text(f"SELECT {lock}(7046029254386354)"))

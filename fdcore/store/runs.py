@@ -269,6 +269,7 @@ class Store:
         """Forget an ended run and structures that no other run uses; the caller removes its files. Raises RunStateError."""
         run = self.run(viewer, run_id)
         with self.begin() as connection:
+            database.hold_structures(connection, alone=True)
             gone = connection.execute(sa.delete(runs).where(runs.c.id == run.id, runs.c.state.in_(ENDED))).rowcount
             if not gone:
                 raise RunStateError("The run has not ended yet.", "Cancel it first.")

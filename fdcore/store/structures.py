@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from fdcore.errors import StoreError
 from fdcore.records import Failure, Structure
 from fdcore.spec import canonical
-from fdcore.store import schema
+from fdcore.store import database, schema
 from fdcore.store.runs import Store
 from fdcore.structures.wire import WireError, receive, result_of, send_result
 
@@ -54,6 +54,8 @@ def add(
 ) -> None:
     """Attach structures, and what could not be read, to a run, within the transaction that makes it."""
     table, links = schema.structures, schema.run_structures
+    if structures:
+        database.hold_structures(connection)
     for start in range(0, len(structures), CHUNK):
         part = structures[start : start + CHUNK]
         encoded = [encode(s) for s in part]
