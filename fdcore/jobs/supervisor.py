@@ -146,7 +146,7 @@ class Supervisor:
     def run(self) -> None:
         """Serve until told to stop (SIGTERM, SIGINT) or, lingering, until nobody needs it."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._ending.set())
+            signal.signal(number, self._told_to_end)
         # The compute process takes longest to start: it goes first.
         if self.linger and self.lanes["quick"]:
             self._warm()
@@ -162,6 +162,11 @@ class Supervisor:
             self._serve()
         finally:
             self._end()
+
+    def _told_to_end(self, number: int, _frame: object) -> None:
+        # Not by the logger: the handler may have interrupted a line of it.
+        os.write(2, f"worker {self.config.name} was told to end ({signal.Signals(number).name})\n".encode())
+        self._ending.set()
 
     # ---- the engine ------------------------------------------------------------------------------------------------
 
