@@ -75,7 +75,7 @@ class Config:
 
     def environment(self) -> dict[str, str]:
         """The variables that give a child process the same configuration."""
-        return {_variable(f.name): str(getattr(self, f.name)) for f in fields(self)}
+        return {variable(f.name): str(getattr(self, f.name)) for f in fields(self)}
 
 
 def from_environment(environment: Mapping[str, str] | None = None) -> Config:
@@ -83,7 +83,7 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Config:
     environment = os.environ if environment is None else environment
     values: dict[str, Any] = {"data": _data_folder(environment)}
     for field in fields(Config):
-        text = environment.get(_variable(field.name), "").strip()
+        text = environment.get(variable(field.name), "").strip()
         if field.name != "data" and text:
             values[field.name] = _convert(field.name, str(field.type), text)
     config = Config(**values)
@@ -113,13 +113,14 @@ def _convert(name: str, kind: str, text: str) -> Any:
     try:
         value: Any = {"int": int, "float": float}.get(kind, str)(text)
     except ValueError as error:
-        raise UsageError(f"{_variable(name)}={text} is not a number.", "Correct the variable, or unset it.") from error
+        raise UsageError(f"{variable(name)}={text} is not a number.", "Correct the variable, or unset it.") from error
     if kind in ("int", "float") and not (value >= 0 or (name == "gpu_slots" and value == -1)):
-        raise UsageError(f"{_variable(name)}={text} must not be negative.", "Correct the variable, or unset it.")
+        raise UsageError(f"{variable(name)}={text} must not be negative.", "Correct the variable, or unset it.")
     return value
 
 
-def _variable(name: str) -> str:
+def variable(name: str) -> str:
+    """What the field is called in the environment."""
     return f"FDCORE_{name.upper()}"
 
 
@@ -141,5 +142,10 @@ MEANINGS: Mapping[str, str] = MappingProxyType(
         "max_run_hours": "wall time of one attempt",
         "retention_days": "ended runs are deleted after this long (0: never)",
         "worker": "auto: the app starts a worker; none: the operator does",
+        "poll_seconds": "a worker looks for waiting runs this often",
+        "heartbeat_seconds": "a worker says this often that it lives",
+        "dead_after_seconds": "a worker that is silent for this long is taken for dead",
+        "cancel_grace_seconds": "a run that does not stop by itself is killed after this long",
+        "checkpoint_seconds": "a run's state is saved this often",
     }
 )

@@ -26,6 +26,8 @@ APPLICATION = "force-delta"
 WORKFLOW = "fdcore.run"
 # Of the messages on the queue, not of the program: changing it strands what is waiting (DBOS only delivers its own).
 PROTOCOL = "1"
+# Of the engine's own tables on PostgreSQL.
+SCHEMA = "dbos"
 # quick: what a person waits for; long: hours on the CPU; gpu: one run per device.
 LANES = ("quick", "long", "gpu")
 
@@ -73,13 +75,23 @@ def migrate(config: Config) -> None:
             system_database_url=_address(engine),
             engine_kwargs={},
             engine=engine,
-            schema="dbos",
+            schema=SCHEMA,
             serializer=serializer(),
             use_listen_notify=False,
             executor_id=None,
             retry_connection_errors=False,
         )
         made.run_migrations()
+
+
+def migrations(config: Config) -> tuple[int, int]:
+    """(applied, known) steps of the engine's own tables; changes nothing."""
+    from dbos import _migration
+
+    engine = database.engine(config)
+    if engine.dialect.name == "sqlite":
+        return _migration.get_sqlite_migration_versions(engine)
+    return _migration.get_migration_versions(engine, SCHEMA, False)
 
 
 def _address(engine: sa.Engine) -> str:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -174,10 +175,26 @@ def test_worker_serves_ends_and_gives_back(engine, tmp_path):
         worker.kill()
 
 
-def test_worker_refuses_what_makes_no_sense(engine, capfd):
+def test_a_worker_carries_nothing_that_only_scoring_needs():
+    code = (
+        "import sys, fdcore.cli.operate as o; from fdcore.cli import build_parser; build_parser(); print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert not loaded & {"numpy", "torch", "ase", "h5py", "pandas", "tqdm"}
+
+
+def test_worker_refuses_what_makes_no_sense(engine, capfd, monkeypatch, tmp_path):
     assert main(["worker", "--lanes", "fast"]) == 2
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert main(["worker", "--lanes", "gpu"]) == 2
+    assert "would serve nothing" in capfd.readouterr().err
     assert main(["worker", "--name", "two"]) == 2
     assert "PostgreSQL" in capfd.readouterr().err
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FDCORE_DATA", str(tmp_path / "file" / "x"))
+    assert main(["worker"]) == 2
+    assert "cannot be written" in capfd.readouterr().err
 
 
 # ---- doctor --------------------------------------------------------------------------------------------------------
@@ -250,6 +267,10 @@ def test_doctors_drill_goes_through_a_real_worker_and_leaves_nothing(engine, cap
         [sys.executable, "-m", "fdcore.cli", "worker"], env=environment, stderr=subprocess.DEVNULL
     )
     try:
+        end = time.monotonic() + 60
+        while not any(w.alive for w in engine.store.workers()):
+            assert time.monotonic() < end, "no worker came"
+            time.sleep(0.05)
         [check] = [c for c in doctor.look(drill=True) if c.name == "drill"]
     finally:
         worker.send_signal(signal.SIGINT)
@@ -287,6 +308,7 @@ def test_settings_that_make_no_sense_are_refused_by_name(name, value):
 
 def test_every_setting_is_explained_with_its_default():
     text = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
+    assert list(configuration.MEANINGS) == [f.name for f in fields(configuration.Config)]
     for name, meaning in configuration.MEANINGS.items():
         default = getattr(configuration.Config(data=Path("~/.local/share/force-delta")), name)
         assert f"| `FDCORE_{name.upper()}` | {default if default != '' else '–'} | {meaning} |" in text
