@@ -74,7 +74,8 @@ def submit_score(
     known = current()
     spec = score_spec(structures, model)
     same = None if again else known.store.find_same_work(viewer, spec)
-    if same is not None:
+    # What could not be read is part of what a person sees of a run.
+    if same is not None and stored.refusals_of_run(known.store, same.id) == tuple(refusals):
         return same
     cost = services.estimate(services.card(model.id), structures, model.dtype).seconds
     run_id = known.submit(

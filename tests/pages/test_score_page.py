@@ -237,6 +237,13 @@ def test_same_question_is_answered_from_the_history(app, workshop):
     assert runs.count_runs(runs.Viewer.operator()) == 2
 
 
+def test_same_structure_beside_another_broken_file_names_that_one(app):
+    upload(app, ("b.extxyz", NACL.encode()), ("torn.cif", b"data_x\nloop_\n_cell"))
+    assert "torn.cif" in list(app.dataframe[0].value["file"])
+    app.file_uploader[0].set_value([("b.extxyz", NACL.encode(), "text/plain"), ("empty.xyz", b"", "text/plain")]).run()
+    assert list(app.dataframe[0].value["file"]) == ["b.extxyz", "empty.xyz"]
+
+
 def test_earlier_run_is_taken_into_use_with_its_structures(app, workshop):
     upload(app, ("mine.extxyz", NACL.encode()))
     app.selectbox(key="example").set_value("ice_ladder").run()
