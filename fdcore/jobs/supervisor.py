@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import fcntl
 import logging
+import math
 import os
 import signal
 import socket
@@ -136,6 +137,8 @@ class Supervisor:
         self._free_lock = threading.Lock()
         # Runs that a thread of this process attends to.
         self._working: set[str] = set()
+        # Set when one of them let go of a run that may still be its own.
+        self._astray = threading.Event()
         for lane, count in self.lanes.items():
             names = [f"{lane}-{k}" for k in range(count)]
             self._computes[lane] = [
@@ -196,6 +199,7 @@ class Supervisor:
         if compute is None:
             return "nothing to do"
         self._working.add(run_id)
+        how = "let go"
         try:
             log.info("run %s: taken by %s", run_id, compute.name)
             how = Work(self.config, self.store, compute, self._must_let_go).run(run_id)
@@ -213,6 +217,8 @@ class Supervisor:
             return "failed"
         finally:
             self._working.discard(run_id)
+            if how == "let go":
+                self._astray.set()
             with self._free_lock:
                 self._free[lane or ""].append(compute)
 
@@ -234,7 +240,7 @@ class Supervisor:
 
     def _serve(self) -> None:
         beaten = time.monotonic()
-        reconciled = pruned = 0.0
+        reconciled = pruned = -math.inf
         while not self._ending.wait(TICK_SECONDS):
             now = time.monotonic()
             try:
@@ -243,7 +249,8 @@ class Supervisor:
                     beaten = now
                     if self.store.bury(self.config.dead_after_seconds):
                         self._bury()
-                if now - reconciled >= RECONCILE_SECONDS:
+                if now - reconciled >= RECONCILE_SECONDS or self._astray.is_set():
+                    self._astray.clear()
                     self._reconcile()
                     reconciled = now
                 if now - pruned >= PRUNE_SECONDS and self.prune():

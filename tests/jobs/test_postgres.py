@@ -11,13 +11,15 @@ import socket
 import subprocess
 import tempfile
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from fdcore.jobs.engine import Engine
-from fdcore.store import database
+from fdcore.store import database, schema
 from fdcore.store.records import Viewer
 from tests.jobs.conftest import OPERATOR, drill, recorded, submit, until
 
@@ -143,6 +145,48 @@ def test_database_restart_is_survived(shared, workers, postgres):
     assert list(recorded(engine, run)["step"]) == list(range(300))
     # And what comes afterwards is taken, too.
     assert engine.wait(OPERATOR, submit(engine, drill(steps=2)), 60).state == "done"
+
+
+def test_database_that_is_away_for_long_is_survived_by_the_only_worker(shared, workers, postgres):
+    """It lets go of its run, because somebody else may have it by then; nobody has, so it takes it up again."""
+    engine = Engine(shared)
+    impatient = replace(shared, worker_name="only", dead_after_seconds=2.0)
+    only = workers(impatient)
+    run_id = submit(engine, drill(steps=300, step_seconds=0.02))
+    until(lambda: engine.store.run(OPERATOR, run_id).done > 40)
+    postgres.stop()
+    until(lambda: not only.children(), 20, "it has let go")
+    postgres.start()
+    run = engine.wait(OPERATOR, run_id, 60)
+    assert run.state == "done"
+    assert list(recorded(engine, run)["step"]) == list(range(300))
+    first, second = engine.store.attempts(run_id)
+    assert (first.outcome, second.outcome) == ("lost", "done") and second.done_at_start > 0
+    assert only.process.poll() is None
+
+
+def test_structures_stay_while_runs_are_made_of_them(shared):
+    """Deleting the last run of a structure while others that use it are being submitted."""
+    import numpy as np
+
+    from fdcore.records import Structure
+    from fdcore.store import structures
+
+    engine = Engine(replace(shared, max_active_runs=0))
+    structure = Structure(np.array([11]), np.zeros((1, 3)), 3 * np.eye(3), (True,) * 3, file="a")
+
+    def round_trip(k: int) -> None:
+        for _ in range(15):
+            also = lambda connection, run_id: structures.add(connection, run_id, [structure])  # noqa: E731
+            run_id = submit(engine, drill(), owner=f"o{k}", also=also)
+            assert structures.of_run(engine.store, run_id)[0].content_id == structure.content_id
+            engine.cancel(OPERATOR, run_id)
+            engine.delete(OPERATOR, run_id)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(round_trip, range(6)))
+    with engine.store.begin() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(schema.structures)).scalar_one() == 0
 
 
 def test_worker_that_was_taken_for_dead_changes_nothing_when_it_comes_back(shared, workers):
