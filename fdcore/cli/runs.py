@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -10,11 +11,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
 from fdcore.cli.output import require_writable, write
-from fdcore.errors import RunStateError, UsageError
+from fdcore.errors import RunStateError, UnknownRunError, UsageError
 from fdcore.human import duration, size
 from fdcore.services import runs
 from fdcore.store.records import ACTIVE, ENDED
@@ -50,7 +52,8 @@ def listing(arguments: argparse.Namespace, results: TextIO) -> int:
 def show(arguments: argparse.Namespace, results: TextIO) -> int:
     require_writable(arguments.json)
     run = runs.find(OPERATOR, _beginning(arguments.id))
-    document = runs.document(run) | {"owner": run.owner, "folder": _folder(run)}
+    waits = asdict(runs.waiting(run)) if run.state == "queued" else None
+    document = runs.document(run) | {"owner": run.owner, "worker": run.worker, "folder": _folder(run), "waiting": waits}
     if arguments.json:
         write(arguments.json, lambda: json.dumps(document, indent=1, ensure_ascii=False) + "\n", results)
     if arguments.json == "-":
@@ -143,7 +146,9 @@ def prune(arguments: argparse.Namespace, results: TextIO) -> int:
             print("nothing was deleted", file=results)
             return 0
     for run in old:
-        runs.delete(OPERATOR, run.id)
+        # The worker's own retention, or its owner, may have been quicker.
+        with contextlib.suppress(UnknownRunError):
+            runs.delete(OPERATOR, run.id)
     print(f"deleted {total}", file=results)
     return 0
 

@@ -71,6 +71,8 @@ def test_show_says_everything_about_one(engine, capfd):
     run_id = submit(engine, steps=7)
     assert main(["runs", "show", run_id[:6]]) == 0
     assert "waits for a worker, none serves it" in capfd.readouterr().out
+    assert main(["runs", "show", run_id, "--json", "-"]) == 0
+    assert json.loads(capfd.readouterr().out)["waiting"] == {"ahead": 0, "holding": 0, "slots": 0}
     finish(engine, run_id, "failed", error="It broke.", hint="Mend it.")
     assert main(["runs", "show", run_id]) == 0
     out = capfd.readouterr().out
@@ -152,6 +154,22 @@ def test_prune_asks_says_and_deletes_only_what_is_old(engine, capfd):
     assert main(["runs", "prune", "--older-than", "0d", "--yes"]) == 0
     assert [r.id for r in engine.store.list_runs(OPERATOR)] == [active]
     assert main(["runs", "prune", "--older-than", "soon", "--yes"]) == 2
+
+
+def test_prune_goes_on_where_somebody_was_quicker(engine, capfd, monkeypatch):
+    first, second = submit(engine), submit(engine)
+    finish(engine, first)
+    finish(engine, second)
+    delete = runs.delete
+
+    def quicker(viewer, run_id):
+        if run_id == first:
+            engine.delete(viewer, run_id)
+        delete(viewer, run_id)
+
+    monkeypatch.setattr(runs, "delete", quicker)
+    assert main(["runs", "prune", "--older-than", "0h", "--yes"]) == 0
+    assert engine.store.count_runs(OPERATOR) == 0
 
 
 def test_worker_serves_ends_and_gives_back(engine, tmp_path):
