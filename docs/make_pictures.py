@@ -21,7 +21,7 @@ PREVIEW_WIDTH = 1000
 def main() -> None:
     """One server, one browser, both themes."""
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        server = Server(ROOT / "app.py", Path(folder) / "log.txt")
+        server = Server(ROOT / "app.py", Path(folder))
         try:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
             for scheme in ("light", "dark"):
