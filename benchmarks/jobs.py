@@ -166,6 +166,15 @@ def until(true: Callable[[], object], seconds: float = 60.0) -> float:
     return time.time()
 
 
+@contextlib.contextmanager
+def _bytecode() -> Iterator[None]:
+    """Processes start as from an installation, which has its bytecode, also where Python may not keep it beside the sources."""
+    with tempfile.TemporaryDirectory(prefix="fd-bytecode-") as folder:
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ.setdefault("PYTHONPYCACHEPREFIX", folder)
+        yield
+
+
 # ---- the peers -----------------------------------------------------------------------------------------------------
 
 
@@ -318,12 +327,13 @@ def main() -> int:
     if not Path("/proc/self/stat").exists():
         print("jobs.py reads processes from /proc, which this system has not.", file=sys.stderr)
         return 2
-    with worker() as served:
-        start = measure_start(served, arguments.rounds)
-        cancel = measure_cancel(served, arguments.rounds // 2, 0 if arguments.skip_hung else 2)
-        recovery = measure_recovery(served, max(2, arguments.rounds // 4))
-        throughput = measure_throughput(served, arguments.runs)
-    idle = measure_idle(arguments.idle_seconds)
+    with _bytecode():
+        with worker() as served:
+            start = measure_start(served, arguments.rounds)
+            cancel = measure_cancel(served, arguments.rounds // 2, 0 if arguments.skip_hung else 2)
+            recovery = measure_recovery(served, max(2, arguments.rounds // 4))
+            throughput = measure_throughput(served, arguments.runs)
+        idle = measure_idle(arguments.idle_seconds)
     document = {
         "machine": {
             "processor": platform.processor() or platform.machine(),

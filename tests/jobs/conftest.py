@@ -96,6 +96,16 @@ class Worker:
         self.kill_children()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _bytecode(tmp_path_factory) -> Iterator[None]:
+    """Workers start in a second, as from an installation, also where Python may not keep bytecode beside its sources."""
+    with pytest.MonkeyPatch.context() as patch:
+        if sys.dont_write_bytecode:
+            patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+            patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("bytecode")))
+        yield
+
+
 @pytest.fixture
 def config(tmp_path) -> Iterator[Config]:
     """Everything is noticed sooner than in production."""
