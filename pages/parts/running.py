@@ -19,12 +19,14 @@ START_AT_ONCE_S = 20.0
 PATIENCE_S = 1.5
 # How often a page that watches a run looks up.
 TICK_S = 0.5
-READY_AGAIN_S = 20.0
+# How often the worker is told that somebody looks: while a person reads, and while a run waits to be taken.
+READY_AGAIN_S, READY_WHILE_WAITING_S = 20.0, 2.0
 
 
-def be_ready() -> None:
-    """Let the worker load the default model while the person still chooses; at most once in a while per session."""
-    if time.monotonic() - st.session_state.get("fd_ready_at", -READY_AGAIN_S) < READY_AGAIN_S:
+def be_ready(again_s: float = READY_AGAIN_S) -> None:
+    """Let the worker load the default model while the person still chooses; at most once in a while per session. Where the
+    worker was killed, this starts another."""
+    if time.monotonic() - st.session_state.get("fd_ready_at", -again_s) < again_s:
         return
     st.session_state["fd_ready_at"] = time.monotonic()
     # A run that is submitted says what is wrong.
@@ -63,6 +65,7 @@ def _submitted() -> runs.Run | None:
         owner.viewer(), structures, now.model, title=session.title(), refusals=session.parsed().failures
     )
     session.follow(run)
+    be_ready(0.0)
     return run
 
 
@@ -114,6 +117,8 @@ def _watch() -> None:
     if run is None or not run.active:
         st.rerun()
         return
+    if run.state == "queued":
+        be_ready(READY_WHILE_WAITING_S)
     with st.container(border=True, key="progress"):
         words.run_progress(run)
         with st.container(horizontal=True, vertical_alignment="center"):
