@@ -111,4 +111,10 @@ class Parameters:
                 f"The task {spec.task} has no parameter {unknown[0]!r}.",
                 f"Known are {', '.join(sorted(known)) or 'none'}.",
             )
-        return cls(**spec.parameters)
+        try:
+            return cls(**spec.parameters)
+        except TypeError as error:
+            raise UsageError(
+                f"The parameters of the task {spec.task} are not of the kind it needs ({error}).",
+                "Numbers are numbers, not text.",
+            ) from error

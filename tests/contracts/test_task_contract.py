@@ -158,6 +158,13 @@ def test_unknown_parameter_is_refused_before_anything_runs(job):
         kind.check(replace(job.spec, parameters={**job.spec.parameters, "banana": 1}))
 
 
+def test_parameter_of_the_wrong_kind_is_refused_before_anything_runs(job):
+    numbers = [k for k, v in job.spec.parameters.items() if isinstance(v, int | float)]
+    for name in numbers:
+        with pytest.raises(UsageError):
+            task(job.spec.task).check(replace(job.spec, parameters={**job.spec.parameters, name: "many"}))
+
+
 def test_names_agree():
     for name in TASKS:
         assert task(name).name == name and task(name).unit
