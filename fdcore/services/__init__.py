@@ -21,7 +21,8 @@ from fdcore.records import Failure, ModelCard, Score, Structure
 from fdcore.spec import ModelChoice, Spec
 from fdcore.structures import Limits, Parsed, Source, read_paths, read_sources, with_charge_spin
 from fdcore.tasks import score as score_task
-from fdcore.tasks.base import Job, Note, Rows
+from fdcore.tasks.base import Job, Note, Rows, Run
+from fdcore.tasks.run import OUT_OF_MEMORY_HINT, out_of_memory
 from fdcore.verdict import judge
 
 __all__ = [
@@ -84,10 +85,25 @@ def score(model: Model, structures: Iterable[Structure]) -> Iterator[Score | Fai
     It drives the task that the engine runs, in this process and without files.
     """
     listed = tuple(structures)
-    reference = reference_distribution(model.card.id)
     spec = Spec("score", ModelChoice(model.card.id, model.dtype, model.device), "", len(listed))
+    answered = 0
+    try:
+        for item in _judged(score_task.ScoreTask().run(Job(spec, listed, model)), listed, model):
+            answered += 1
+            yield item
+    except Exception as error:  # the boundary: backends have many names for a shortage
+        if not out_of_memory(error):
+            raise
+        # What is scored stays; nothing is made up for the others.
+        for structure in listed[answered:]:
+            yield Failure(structure.file, "Not scored: memory ran out.", OUT_OF_MEMORY_HINT, structure.index)
+
+
+def _judged(records: Run, listed: Sequence[Structure], model: Model) -> Iterator[Score | Failure]:
+    """The records of the task as a page shows them, each as soon as it is complete."""
+    reference = reference_distribution(model.card.id)
     atoms: Mapping[str, Any] = {}
-    for record in score_task.ScoreTask().run(Job(spec, listed, model)):
+    for record in records:
         if isinstance(record, Note):
             yield from score_task.failures(iter([record.values]), listed)
         elif isinstance(record, Rows) and record.table == "atoms":

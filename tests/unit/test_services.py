@@ -65,6 +65,34 @@ def test_a_failure_in_the_middle_keeps_the_order(model):
     assert "Au" in results[1].error
 
 
+def test_a_shortage_of_memory_keeps_what_is_scored_and_says_so_of_the_rest(model, monkeypatch):
+    salt = [Structure.from_atoms(bulk("NaCl", "rocksalt", a=5.6 + 0.05 * k), file=f"{k}") for k in range(4)]
+    evaluate, calls = type(model)._evaluate, []
+
+    def short_of_memory(self, structures):
+        calls.append(len(structures))
+        if len(calls) > 2:
+            raise MemoryError("rehearsed")
+        return evaluate(self, structures)
+
+    monkeypatch.setattr(type(model), "_evaluate", short_of_memory)
+    monkeypatch.setattr(type(model), "batch_edges", 1)
+    results = list(services.score(model, salt))
+    assert calls == [1, 1, 1]
+    assert [type(r) for r in results] == [Score, Score, Failure, Failure]
+    assert [r.file for r in results[2:]] == ["2", "3"]
+    assert all("memory ran out" in r.error and "smaller" in r.hint for r in results[2:])
+
+
+def test_a_fault_of_the_program_is_not_taken_for_a_shortage(model, monkeypatch):
+    def wrong(self, structures):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(type(model), "_evaluate", wrong)
+    with pytest.raises(RuntimeError, match="shapes"):
+        list(services.score(model, [Structure.from_atoms(bulk("NaCl", "rocksalt", a=5.7))]))
+
+
 def test_estimate_grows_with_size_and_knows_when_it_does_not_fit(model, monkeypatch):
     small = Structure.from_atoms(bulk("NaCl", "rocksalt", a=5.7))
     large = Structure.from_atoms(bulk("NaCl", "rocksalt", a=5.7) * (10, 10, 10))
