@@ -1,6 +1,6 @@
 """What an operator decides: where data lives, which database, how much, how long. Read once from the environment.
 
-Every variable starts with FDCORE_; `fdcore doctor` shows the values in force.
+Every variable starts with FDCORE_; `fdcore doctor` shows those that differ from the default.
 """
 
 from __future__ import annotations

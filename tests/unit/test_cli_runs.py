@@ -18,6 +18,7 @@ from fdcore import config as configuration
 from fdcore import doctor
 from fdcore.cli import main
 from fdcore.errors import UsageError
+from fdcore.jobs import supervisor
 from fdcore.jobs.engine import Engine
 from fdcore.services import runs
 from fdcore.spec import Spec
@@ -295,6 +296,24 @@ def test_doctors_drill_goes_through_a_real_worker_and_leaves_nothing(engine, cap
         worker.wait(30)
     assert check.status == "ok" and f"{doctor.DRILL_STEPS} of {doctor.DRILL_STEPS} points" in check.text
     assert engine.store.count_runs(OPERATOR) == 0
+
+
+def test_doctors_drill_starts_a_worker_where_the_operator_lets_it(engine, monkeypatch):
+    monkeypatch.setenv("FDCORE_WORKER", "auto")
+    try:
+        [check] = [c for c in doctor.look(drill=True) if c.name == "drill"]
+        [worker] = engine.store.workers()
+        assert worker.alive and worker.pid != os.getpid()
+    finally:
+        for worker in engine.store.workers():
+            if worker.alive:
+                os.kill(worker.pid, signal.SIGTERM)
+    assert check.status == "ok" and check.text.startswith("started after ")
+    assert engine.store.count_runs(OPERATOR) == 0
+    end = time.monotonic() + 30
+    while supervisor.is_running(engine.config):
+        assert time.monotonic() < end, "the worker does not end"
+        time.sleep(0.05)
 
 
 # ---- settings ------------------------------------------------------------------------------------------------------
