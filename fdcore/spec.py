@@ -49,6 +49,12 @@ class Spec:
     def __post_init__(self) -> None:
         if self.model is not None and self.model.dtype not in DTYPES:
             raise UsageError(f"There is no precision {self.model.dtype!r}.", f"Use {' or '.join(DTYPES)}.")
+        try:
+            canonical(dict(self.parameters))
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"A parameter of {self.task} cannot be written down ({error}).", "Use plain finite numbers, texts and lists."
+            ) from error
         object.__setattr__(self, "parameters", MappingProxyType(dict(self.parameters)))
         object.__setattr__(self, "versions", MappingProxyType(dict(self.versions)))
 

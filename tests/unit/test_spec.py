@@ -75,3 +75,9 @@ def test_a_spec_cannot_be_changed():
         spec.parameters["x"] = 2  # pyright: ignore
     with pytest.raises(UsageError, match="precision"):
         Spec("t", ModelChoice("m", dtype="float16"), "", 0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}, object()])
+def test_parameters_that_are_no_json_are_refused_in_words(value):
+    with pytest.raises(UsageError, match="cannot be written down"):
+        Spec("t", None, "", 0, {"x": value})
