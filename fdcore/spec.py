@@ -53,7 +53,8 @@ class Spec:
             canonical(dict(self.parameters))
         except (TypeError, ValueError) as error:
             raise UsageError(
-                f"A parameter of {self.task} cannot be written down ({error}).", "Use plain finite numbers, texts and lists."
+                f"A parameter of {self.task} cannot be written down ({error}).",
+                "Use plain finite numbers, texts and lists.",
             ) from error
         object.__setattr__(self, "parameters", MappingProxyType(dict(self.parameters)))
         object.__setattr__(self, "versions", MappingProxyType(dict(self.versions)))
