@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Sequence
 from functools import partial
@@ -92,6 +93,11 @@ def _active() -> None:
 # ---- ended ---------------------------------------------------------------------------------------------------------
 
 
+def table_key(ended: Sequence[runs.Run]) -> str:
+    """The selection is kept by row: another list is another table, or what is deleted might not be what was selected."""
+    return f"runs-{hashlib.sha256(''.join(r.id for r in ended).encode()).hexdigest()[:16]}"
+
+
 def _table(ended: Sequence[runs.Run]) -> list[runs.Run]:
     """The table of ended runs; returns those that are selected."""
     st.markdown("#### Ended")
@@ -104,7 +110,7 @@ def _table(ended: Sequence[runs.Run]) -> list[runs.Run]:
     event = st.dataframe(
         frame,
         hide_index=True,
-        key=f"runs-{st.session_state.get('fd_runs_table', 0)}",
+        key=table_key(ended),
         on_select="rerun",
         selection_mode="multi-row",
         height="content" if len(frame) <= ROWS_UNSCROLLED else 460,
@@ -340,4 +346,3 @@ def _delete(ids: Sequence[str]) -> None:
     for run_id in ids:
         _try(runs.delete, run_id)
     st.session_state.pop("fd_shown_run", None)
-    st.session_state["fd_runs_table"] = st.session_state.get("fd_runs_table", 0) + 1

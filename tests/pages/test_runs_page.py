@@ -13,6 +13,7 @@ from fdcore import services
 from fdcore.errors import UnknownRunError
 from fdcore.services import runs
 from fdcore.spec import ModelChoice
+from pages.parts import history
 from tests.pages.conftest import expected_force_delta, progress_text, words
 
 ME = runs.Viewer("tab:me")
@@ -37,7 +38,8 @@ def submit(*example_ids: str, viewer=ME) -> runs.Run:
 
 def select(page, *rows: int):
     """Select rows of the table of ended runs, as a click does."""
-    page.session_state["runs-0"] = {"selection": {"rows": list(rows), "columns": [], "cells": []}}
+    ended = [r for r in runs.list_runs(ME) if not r.active]
+    page.session_state[history.table_key(ended)] = {"selection": {"rows": list(rows), "columns": [], "cells": []}}
     return page.run()
 
 
@@ -105,6 +107,20 @@ def test_repeat_makes_a_second_run_with_the_same_spec(page):
     [again, old] = runs.list_runs(ME)
     assert old.id == run.id and again.parent == run.id and again.spec_sha256 == run.spec_sha256
     assert again.state == "done"
+
+
+def test_selection_does_not_move_to_another_run(page):
+    run = submit("NaCl")
+    select(page.run(), 0)
+    assert "Score of 1 structure" in words(page)
+    submit("ice_ladder")
+    page.run()
+    assert not page.exception
+    assert list(page.dataframe[0].value["title"]) == ["ice_ladder", "NaCl"]
+    text = words(page)
+    assert "Score of 1 structure" in text and "Score of 12 structures" not in text, "still the one that was chosen"
+    page.button(key="delete-now").click().run()
+    assert [r.title for r in runs.list_runs(ME)] == ["ice_ladder"] and run.title == "NaCl"
 
 
 def test_share_and_stop_sharing(page):
