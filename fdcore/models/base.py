@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import ase
 import numpy as np
@@ -25,6 +25,9 @@ from numpy.typing import NDArray
 from fdcore.errors import ComputeError, FdcoreError, UnsupportedStructureError, UsageError
 from fdcore.records import Evaluation, Gradients, ModelCard, Structure
 from fdcore.structures import validate
+
+if TYPE_CHECKING:
+    from fdcore.models.potential import Potential
 
 GradientMethod = Literal["auto", "double-backward", "finite-difference"]
 AtomsInput = ase.Atoms | Structure
@@ -152,6 +155,12 @@ class Model(ABC):
             raise UsageError(f"Displacements of shape (M, {structure.n_atoms}, 3) are needed, not {shifts.shape}.")
         with self._lock:
             return self._displaced(structure, shifts)
+
+    def potential(self, structures: Sequence[Structure]) -> Potential:
+        """These structures (checked before) as one batch whose atoms will move; families with a faster way override it."""
+        from fdcore.models.potential import PlainPotential
+
+        return PlainPotential(self, structures)
 
     def memory_bytes(self, structure: Structure, *, double_backward: bool = False) -> float:
         """Estimated peak memory of one evaluation (or of one exact gradient) beyond the loaded model, in bytes."""

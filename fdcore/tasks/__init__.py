@@ -9,6 +9,9 @@ from fdcore.tasks.base import Task
 
 TASKS: dict[str, str] = {
     "score": "fdcore.tasks.score:ScoreTask",
+    "md": "fdcore.tasks.md:MdTask",
+    "relax": "fdcore.tasks.relax:RelaxTask",
+    "mts-advisor": "fdcore.tasks.mts_advisor:MtsAdvisorTask",
     "drill": "fdcore.tasks.drill:DrillTask",
 }
 

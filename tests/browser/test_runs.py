@@ -8,6 +8,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import playwright.sync_api as playwright
 import pytest
 
 from fdcore import data
@@ -32,9 +33,16 @@ def _scored(page, title: str) -> None:
 
 
 def _select_row(page, row: int) -> None:
-    """The check box at the start of a row of the table of ended runs, which is drawn on a canvas."""
-    box = page.get_by_test_id("stDataFrame").first.bounding_box()
-    page.mouse.click(box["x"] + 17, box["y"] + 34 + 33 * row + 16)
+    """The check box at the start of a row of the table of ended runs, which is drawn on a canvas: a click that comes before
+    the canvas listens is lost, and only then is there another one."""
+    for patience in (10_000, 20_000, 40_000):
+        box = page.get_by_test_id("stDataFrame").first.bounding_box()
+        page.mouse.click(box["x"] + 17, box["y"] + 34 + 33 * row + 16)
+        try:
+            page.locator(".st-key-run-detail").wait_for(timeout=patience)
+            break
+        except playwright.TimeoutError:
+            continue
     settled(page)
 
 

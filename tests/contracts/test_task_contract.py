@@ -47,6 +47,34 @@ def _structures() -> tuple[Structure, ...]:
     return tuple(made)
 
 
+MOTION = {
+    "md": {
+        "steps": 8,
+        "driver": "mts",
+        "mts_stride": 2,
+        "monitor_every": 2,
+        "frame_every": 4,
+        "equilibrate_steps": 4,
+        "thermostat": "langevin",
+        "replicas": 2,
+        "relax_fmax_eV_per_A": 1.4,
+        "relax_steps": 3,
+        # One of the two structures gets there, one does not.
+        "stop_above": 0.62,
+        "stop_closest": 0.0,
+        "stop_temperature_K": None,
+    },
+    "relax": {"steps": 4, "fmax_eV_per_A": 0.1},
+    "mts-advisor": {
+        "steps": 4,
+        "strides": [1, 2],
+        "equilibrate_steps": 2,
+        "relax_fmax_eV_per_A": None,
+        "timestep_fs": 0.5,
+    },
+}
+
+
 def _job(name: str) -> Job:
     if name == "drill":
         return Job(Spec("drill", None, "", 0, {"steps": 6, "step_seconds": 0.0}, seed=3))
@@ -54,6 +82,11 @@ def _job(name: str) -> Job:
         inputs = _structures()
         choice = ModelChoice(services.default_model_id())
         spec = Spec("score", choice, stored.inputs_sha256(inputs), len(inputs))
+        return Job(spec, inputs, Arithmetic(services.card(choice.id), "cpu", "float64"))
+    if name in MOTION:
+        inputs = (_structures()[0], _structures()[1])[: 1 if name == "mts-advisor" else 2]
+        choice = ModelChoice(services.default_model_id())
+        spec = Spec(name, choice, stored.inputs_sha256(inputs), len(inputs), MOTION[name], seed=5)
         return Job(spec, inputs, Arithmetic(services.card(choice.id), "cpu", "float64"))
     raise NotImplementedError(f"say here how a small {name} is asked for")
 
@@ -104,6 +137,11 @@ def _run(job: Job, kept: Record):
             states.append((_through_a_file(record.take()), kept.copy()))
 
 
+def _unmeasured(result: dict) -> dict:
+    """Without what a clock says: that is the only thing that may differ."""
+    return {k: v for k, v in result.items() if k != "seconds"}
+
+
 @pytest.fixture(params=sorted(TASKS))
 def job(request) -> Job:
     return _job(request.param)
@@ -140,7 +178,7 @@ def test_continued_from_any_state_it_ends_the_same(job):
         continued = recorded.copy()
         kinds, _, again = _run(replace(job, state=state), continued)
         assert isinstance(kinds[0], Progress)
-        assert again == result
+        assert _unmeasured(again) == _unmeasured(result)
         assert continued.text() == whole.text()
 
 
