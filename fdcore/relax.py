@@ -24,7 +24,9 @@ from fdcore.records import Structure
 import_neighbour_lists()
 
 import torch  # noqa: E402
-from torch_sim.optimizers import FireState, LBFGSState, fire_init, fire_step, lbfgs_init, lbfgs_step  # noqa: E402
+from torch_sim.optimizers.fire import fire_init, fire_step  # noqa: E402
+from torch_sim.optimizers.lbfgs import lbfgs_init, lbfgs_step  # noqa: E402
+from torch_sim.optimizers.state import FireState, LBFGSState  # noqa: E402
 from torch_sim.state import SimState  # noqa: E402
 
 from fdcore.dynamics.driver import Driver  # noqa: E402
@@ -114,7 +116,7 @@ class Descent:
             positions=torch.tensor(positions, device=device),
             masses=torch.tensor(atomic_masses[numbers], device=device),
             cell=torch.tensor(np.stack([s.cell.T for s in self._moving]), device=device),
-            pbc=False,
+            pbc=torch.zeros(3, dtype=torch.bool, device=device),
             atomic_numbers=torch.tensor(numbers, device=device),
             system_idx=torch.repeat_interleave(torch.arange(len(self._moving), device=device), counts),
         )
@@ -161,7 +163,7 @@ class Descent:
         if not both and any(arrived):
             latest = self._driver.potential.evaluate(self.state.positions, direct=True, conservative=True)
             both = True
-        nothing = [None] * len(self.active)
+        nothing: list[Any] = [None] * len(self.active)
         direct = self._split(latest.forces_direct) if both else nothing
         conservative = self._split(latest.forces_conservative) if both else nothing
         other = conservative if self.settings.driver == "direct" else direct
@@ -210,9 +212,7 @@ class Descent:
         return np.split(_numpy(tensor), self._ends[:-1])
 
 
-def _note(
-    settings: Relaxation, arrived: bool, lost: bool, fmax: float, direct: Array, conservative: Array
-) -> str:
+def _note(settings: Relaxation, arrived: bool, lost: bool, fmax: float, direct: Array, conservative: Array) -> str:
     """Plain words on where a relaxation ended, and on whether the other force agrees that it is a minimum."""
     if lost:
         return "The relaxation has blown up: a force is no longer a finite number."
@@ -231,5 +231,3 @@ def _note(
 
 def _numpy(tensor: torch.Tensor) -> NDArray[Any]:
     return tensor.detach().cpu().numpy().copy()
-
-

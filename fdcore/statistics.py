@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,8 @@ def fitted_slope(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Slope 
 
 
 def mean_with_error(y: ArrayLike) -> tuple[float, float | None]:
-    """The mean and its standard error under the same model of correlation; None with fewer than 8 points.
+    """The mean and its standard error under the same model of correlation; None with fewer than 8 points, or where the
+    whole series is correlated with itself.
 
     Raises UsageError for numbers that are not finite, or none at all.
     """
@@ -93,7 +95,9 @@ def mean_with_error(y: ArrayLike) -> tuple[float, float | None]:
     parts = _blocks(values)
     n = len(parts)
     variance = _variance(np.ones((n, 1)), np.full(n, 1 / n), parts, averaged=n < len(values))
-    return mean, math.sqrt(variance)
+    # A mean of fewer than two independent numbers has an error that the series itself cannot tell.
+    known = 2 * variance <= float(parts.var(ddof=1)) or not variance
+    return mean, math.sqrt(variance) if known else None
 
 
 def thin(x: ArrayLike, columns: Mapping[str, ArrayLike], most: int) -> tuple[NDArray[Any], dict[str, NDArray[Any]]]:
@@ -114,7 +118,7 @@ def thin(x: ArrayLike, columns: Mapping[str, ArrayLike], most: int) -> tuple[NDA
     for column in arrays.values():
         for extreme, fill in ((np.argmin, np.inf), (np.argmax, -np.inf)):
             known = np.where(np.isnan(column), fill, column)
-            chosen.append(np.array([a + extreme(known[a:b]) for a, b in zip(edges[:-1], edges[1:], strict=True)]))
+            chosen.append(np.array([a + extreme(known[a:b]) for a, b in pairwise(edges)]))
     rows = np.unique(np.concatenate(chosen))
     return at[rows], {name: column[rows] for name, column in arrays.items()}
 

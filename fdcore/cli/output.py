@@ -1,15 +1,19 @@
-"""Where results go: to standard output or a file, and nothing else with them."""
+"""What verbs share: where structures come from, and where results go; to standard output nothing else goes with them."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from fdcore.errors import UsageError
+
+if TYPE_CHECKING:
+    from fdcore.records import Failure
+    from fdcore.structures import Parsed
 
 EXIT_OK, EXIT_PARTLY, EXIT_USAGE, EXIT_STOPPED = 0, 1, 2, 130
 
@@ -55,3 +59,22 @@ def write(path: str | None, text: Callable[[], str], results: TextIO) -> None:
         results.flush()
     else:
         Path(path).write_text(text(), encoding="utf-8")
+
+
+def read_structures(files: Sequence[str]) -> Parsed:
+    """Structures of files, or of standard input for `-`."""
+    # Heavy, and not what every verb needs.
+    from fdcore import services
+
+    if "-" not in files:
+        return services.read_paths(files)
+    if len(files) > 1:
+        raise UsageError("Standard input (-) cannot be mixed with files.", "Give files only, or - only.")
+    return services.read_sources([services.Source(name="standard input", data=sys.stdin.buffer.read())])
+
+
+def print_failures(failures: Iterable[Failure]) -> None:
+    """On standard error, one line each."""
+    for failure in failures:
+        frame = "" if failure.index is None else f" (frame {failure.index})"
+        print(f"failed: {failure.file}{frame}: {failure.error} {failure.hint}".rstrip(), file=sys.stderr)

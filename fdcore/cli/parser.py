@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import TextIO
+from typing import Any, TextIO
 
 from fdcore import __version__
+from fdcore.dynamics.settings import DRIVERS, ENSEMBLES, OPTIMISERS, THERMOSTATS
 from fdcore.jobs.queue import LANES
 from fdcore.store.records import ACTIVE, ENDED
+
+# Of fdcore.services.dynamics, which is heavier than a parser should be; a test compares them.
+PRESET_NAMES = ("quick", "paper", "long")
 
 Verb = Callable[[argparse.Namespace, TextIO], int]
 
@@ -21,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"fdcore {__version__}")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
-    for add in (_score, _models, _runs, _worker, _doctor, _app):
+    for add in (_score, _md, _relax, _advisor, _models, _runs, _worker, _doctor, _app):
         add(verbs)
     return parser
 
@@ -35,8 +39,7 @@ def _score(verbs: argparse._SubParsersAction) -> None:
     score = verbs.add_parser("score", help="U_Delta, the verdict and the atoms that cause it, for structure files")
     score.add_argument("files", nargs="+", metavar="FILE", help="CIF, POSCAR, xyz or extxyz; - reads standard input")
     _model_options(score)
-    score.add_argument("--charge", type=int, help="total charge in e, where a file is silent")
-    score.add_argument("--spin", type=int, help="spin multiplicity 2S+1, where a file is silent")
+    _charge_and_spin(score)
     _json(score)
     score.add_argument("--csv", metavar="PATH", help="write one row per structure; - for standard output")
     score.add_argument("--extxyz", metavar="PATH", help="write structures with per-atom arrays; - for standard output")
@@ -50,6 +53,116 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", metavar="PATH", help="a local checkpoint of that model, from a source you trust")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
+
+
+def _charge_and_spin(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--charge", type=int, help="total charge in e, where a file is silent")
+    parser.add_argument("--spin", type=int, help="spin multiplicity 2S+1, where a file is silent")
+
+
+def _or_none(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A number, or `none` for "not at all"."""
+
+    def read(text: str) -> Any:
+        return None if text.lower() == "none" else kind(text)
+
+    read.__name__ = f"{kind.__name__} or none"
+    return read
+
+
+def _motion(parser: argparse.ArgumentParser, task: str) -> None:
+    """What `md`, `relax` and `mts-advisor` have in common. Options left out keep the default of the task."""
+    parser.add_argument("files", nargs="+", metavar="FILE", help="CIF, POSCAR, xyz or extxyz; - reads standard input")
+    _model_options(parser)
+    _charge_and_spin(parser)
+    parser.add_argument("--seed", type=int, default=0, help="of velocities and noise (default 0)")
+    parser.add_argument(
+        "--out", metavar="FOLDER", help="keep the record here; the same command goes on from it after an interruption"
+    )
+    _json(parser)
+    parser.set_defaults(run=_verb("motion", "run"), task=task)
+
+
+def _options(parser: argparse.ArgumentParser, options: Sequence[tuple[str, Any, str]]) -> None:
+    for name, kind, text in options:
+        how = {"choices": kind} if isinstance(kind, tuple) else {"type": kind}
+        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=text, **how)
+
+
+def _md(verbs: argparse._SubParsersAction) -> None:
+    md = verbs.add_parser("md", help="molecular dynamics driven by F_nc, F_c or both, with its drift")
+    _motion(md, "md")
+    md.add_argument("--preset", choices=PRESET_NAMES, help="a whole protocol; options below change parts of it")
+    md.add_argument("--csv", metavar="PATH", help="write the series, one row per recorded step; - for standard output")
+    md.add_argument("--extxyz", metavar="PATH", help="write the kept frames with both forces; - for standard output")
+    _options(
+        md,
+        (
+            ("ensemble", ENSEMBLES, "nve or nvt (default nve)"),
+            ("driver", DRIVERS, "the force that moves the atoms (default direct)"),
+            ("thermostat", THERMOSTATS, "of NVT and of the equilibration (default nose-hoover)"),
+            ("steps", int, "of the production run (default 1000)"),
+            ("timestep-fs", _or_none(float), "default: 0.5 with hydrogen, else 1"),
+            ("temperature-K", float, "default 300"),
+            ("thermostat-time-fs", _or_none(float), "relaxation time of the thermostat"),
+            ("mts-stride", int, "steps between corrections with --driver mts (default 8)"),
+            ("monitor-every", int, "steps between evaluations of U_Delta (default 10)"),
+            ("record-every", _or_none(int), "steps between rows of the series"),
+            ("frame-every", _or_none(int), "steps between kept frames; 0 keeps none"),
+            ("replicas", int, "runs of each structure with velocities of their own, as one batch"),
+            ("relax-fmax", _or_none(float), "relax first until no atom feels more, eV/Å"),
+            ("relax-optimiser", OPTIMISERS, "default fire"),
+            ("relax-steps", int, "most iterations of the relaxation (default 500)"),
+            ("equilibrate-steps", int, "of NVT before production (default 0)"),
+            ("stop-above", _or_none(float), "end a structure whose U_Delta exceeds this, eV/Å"),
+            ("stop-above-atom", _or_none(float), "end a structure with an atom whose u_i exceeds this, eV/Å"),
+            ("stop-temperature-K", _or_none(float), "end a structure that is hotter (default 10000; none: never)"),
+            ("stop-closest", float, "end a structure with atoms closer than this share of their covalent radii"),
+            ("wall-seconds", _or_none(float), "end after so many seconds of computing"),
+        ),
+    )
+
+
+def _relax(verbs: argparse._SubParsersAction) -> None:
+    relax = verbs.add_parser("relax", help="relax structures along either force, and compare it with the other")
+    _motion(relax, "relax")
+    relax.add_argument("--csv", metavar="PATH", help="write one row per iteration; - for standard output")
+    relax.add_argument("--extxyz", metavar="PATH", help="write the relaxed structures; - for standard output")
+    _options(
+        relax,
+        (
+            ("driver", ("direct", "conservative"), "the force to follow (default direct)"),
+            ("optimiser", OPTIMISERS, "default fire"),
+            ("fmax", float, "largest force on an atom at the end, eV/Å (default 0.05)"),
+            ("steps", int, "most iterations (default 500)"),
+            ("monitor-every", int, "iterations between evaluations of U_Delta (default 1)"),
+        ),
+    )
+
+
+def _advisor(verbs: argparse._SubParsersAction) -> None:
+    advisor = verbs.add_parser("mts-advisor", help="how rarely F_c may correct F_nc: drift against speed, per stride")
+    _motion(advisor, "mts-advisor")
+    advisor.add_argument("--csv", metavar="PATH", help="write the series of every arm; - for standard output")
+    _options(
+        advisor,
+        (
+            ("strides", _strides, "with commas (default 1,2,4,8,16)"),
+            ("steps", int, "of every arm (default 2000)"),
+            ("timestep-fs", _or_none(float), "default: 0.5 with hydrogen, else 1"),
+            ("temperature-K", float, "default 300"),
+            ("thermostat", THERMOSTATS, "of the equilibration (default nose-hoover)"),
+            ("equilibrate-steps", int, "of NVT before the arms (default 500)"),
+            ("relax-fmax", _or_none(float), "relax first, eV/Å (default 0.05; none: do not)"),
+            ("relax-steps", int, "most iterations of the relaxation (default 200)"),
+            ("replicas", int, "runs with velocities of their own, as one batch"),
+            ("tolerance", float, "of the drift, meV/atom/ps (default 0.5)"),
+        ),
+    )
+
+
+def _strides(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
 
 
 def _json(parser: argparse.ArgumentParser) -> None:

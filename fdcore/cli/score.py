@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
 from tqdm import tqdm
 
 from fdcore import export, services
-from fdcore.cli.output import EXIT_OK, EXIT_PARTLY, require_writable, write
+from fdcore.cli.output import EXIT_OK, EXIT_PARTLY, print_failures, read_structures, require_writable, write
 from fdcore.errors import UsageError
 from fdcore.records import Failure, ModelCard, Score
 
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace, results: TextIO) -> int:
     services.check_device(arguments.device)
     if arguments.weights is not None and not Path(arguments.weights).is_file():
         raise UsageError(f"There is no file {arguments.weights}.", "Check the path given with --weights.")
-    parsed = _read(arguments.files)
+    parsed = read_structures(arguments.files)
     structures = [services.with_charge_spin(s, arguments.charge, arguments.spin) for s in parsed.structures]
     failures = list(parsed.failures)
     scores: list[Score] = []
@@ -58,16 +58,8 @@ def run(arguments: argparse.Namespace, results: TextIO) -> int:
     if not on_stdout:
         _print_scores(scores, failures, card, results)
     else:
-        _print_failures(failures)
+        print_failures(failures)
     return EXIT_PARTLY if failures else EXIT_OK
-
-
-def _read(files: Sequence[str]) -> services.Parsed:
-    if "-" not in files:
-        return services.read_paths(files)
-    if len(files) > 1:
-        raise UsageError("Standard input (-) cannot be mixed with files.", "Give files only, or - only.")
-    return services.read_sources([services.Source(name="standard input", data=sys.stdin.buffer.read())])
 
 
 def _print_scores(scores: Sequence[Score], failures: Sequence[Failure], card: ModelCard, out: TextIO) -> None:
@@ -93,13 +85,7 @@ def _print_scores(scores: Sequence[Score], failures: Sequence[Failure], card: Mo
             for warning in score.structure.warnings:
                 print(f"note: {labels[id(score)]}: {warning}", file=sys.stderr)
         print(f"\nmodel {card.id}; training reference: {card.reference_method}", file=out)
-    _print_failures(failures)
-
-
-def _print_failures(failures: Iterable[Failure]) -> None:
-    for failure in failures:
-        frame = "" if failure.index is None else f" (frame {failure.index})"
-        print(f"failed: {failure.file}{frame}: {failure.error} {failure.hint}".rstrip(), file=sys.stderr)
+    print_failures(failures)
 
 
 def _label(score: Score, several: bool) -> str:

@@ -14,9 +14,13 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-from torch_sim.integrators import NVTNoseHooverState, nvt_nose_hoover_init, nvt_nose_hoover_step
 from torch_sim.integrators.md import MDState
-from torch_sim.integrators.nvt import nvt_nose_hoover_invariant
+from torch_sim.integrators.nvt import (
+    NVTNoseHooverState,
+    nvt_nose_hoover_init,
+    nvt_nose_hoover_invariant,
+    nvt_nose_hoover_step,
+)
 
 from fdcore.dynamics.driver import Driver, replay
 from fdcore.dynamics.settings import Leg

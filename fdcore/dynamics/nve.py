@@ -10,8 +10,8 @@ Conserved: E(r) + sum p^2 / 2m, to order dt^2 where F = -dE/dr.
 from __future__ import annotations
 
 import torch
-from torch_sim.integrators import nve_step
 from torch_sim.integrators.md import MDState
+from torch_sim.integrators.nve import nve_step
 
 from fdcore.dynamics.driver import Driver
 from fdcore.dynamics.observables import kinetic_energy

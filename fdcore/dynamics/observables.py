@@ -24,7 +24,9 @@ def kinetic_per_atom(momenta: torch.Tensor, masses: torch.Tensor) -> torch.Tenso
 
 def per_system(values: torch.Tensor, system: torch.Tensor, count: int) -> torch.Tensor:
     """Sums of `values` (A, ...) over the atoms of each structure, (S, ...)."""
-    return torch.zeros((count, *values.shape[1:]), dtype=values.dtype, device=values.device).index_add_(0, system, values)
+    return torch.zeros((count, *values.shape[1:]), dtype=values.dtype, device=values.device).index_add_(
+        0, system, values
+    )
 
 
 def degrees_of_freedom(
@@ -36,7 +38,9 @@ def degrees_of_freedom(
     3/2 kT (1 - m_i / M) in equilibrium. So the temperatures of all elements are equal then, in small cells as well.
     """
     total = per_system(masses, system, systems)[system]
-    return torch.zeros(groups, dtype=masses.dtype, device=masses.device).index_add_(0, group, 3 - fixed * masses / total)
+    return torch.zeros(groups, dtype=masses.dtype, device=masses.device).index_add_(
+        0, group, 3 - fixed * masses / total
+    )
 
 
 def temperature(kinetic: torch.Tensor, dof: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fdcore.errors import UsageError
+from fdcore.errors import UnsupportedStructureError, UsageError
+from fdcore.records import Structure
 
 Ensemble = Literal["nve", "nvt"]
 Thermostat = Literal["nose-hoover", "langevin", "vrescale"]
@@ -156,6 +157,15 @@ class Bounds:
 def default_timestep_fs(numbers: ArrayLike) -> float:
     """0.5 fs where there is hydrogen, else 1 fs; `numbers` are atomic numbers."""
     return TIMESTEP_WITH_HYDROGEN_FS if (np.asarray(numbers) == 1).any() else TIMESTEP_FS
+
+
+def check_can_move(structure: Structure) -> None:
+    """UnsupportedStructureError for what cannot be simulated."""
+    if structure.n_atoms < 2:
+        raise UnsupportedStructureError(
+            f"{structure.formula} is a single atom: it has no motion against others.",
+            "Simulate at least two atoms, or a supercell.",
+        )
 
 
 def one_of(what: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from fdcore import delta
 from fdcore.dynamics import integrator
-from fdcore.dynamics.settings import Bounds, Leg
-from fdcore.errors import ComputeError, UnsupportedStructureError
+from fdcore.dynamics.settings import Bounds, Leg, check_can_move
+from fdcore.errors import ComputeError
 from fdcore.models.base import Model
 from fdcore.models.neighbours import import_neighbour_lists
 from fdcore.records import Structure
@@ -109,15 +109,6 @@ class Snapshot:
     reference: Array | None
 
 
-def check_can_move(structure: Structure) -> None:
-    """UnsupportedStructureError for what cannot be simulated."""
-    if structure.n_atoms < 2:
-        raise UnsupportedStructureError(
-            f"{structure.formula} is a single atom: it has no motion against others.",
-            "Simulate at least two atoms, or a supercell.",
-        )
-
-
 def new_generator(seed: int, device: str) -> torch.Generator:
     return torch.Generator(device=torch.device(device)).manual_seed(seed)
 
@@ -206,7 +197,7 @@ class Simulation:
             masses=torch.tensor(atomic_masses[numbers], device=device),
             # torch-sim keeps cells as columns.
             cell=torch.tensor(np.stack([s.cell.T for s in self._moving]), device=device),
-            pbc=False,
+            pbc=torch.zeros(3, dtype=torch.bool, device=device),
             atomic_numbers=torch.tensor(numbers, device=device),
             system_idx=self._system,
             momenta=atoms["momenta"],
@@ -414,5 +405,3 @@ def _look(simulation: Simulation, bounds: Bounds) -> Iterator[Sample | Frame | E
 def _numpy(tensor: torch.Tensor) -> NDArray[Any]:
     # A copy: torch-sim changes some of its tensors in place.
     return tensor.detach().cpu().numpy().copy()
-
-

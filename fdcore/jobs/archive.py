@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 
 import ase.io
 
-from fdcore import export
+from fdcore import export, motion_files
+from fdcore.motion import Motion
 from fdcore.records import Failure, Score, Structure
 from fdcore.store.records import Attempt, Run
 from fdcore.store.series import NOTES, SERIES
@@ -23,6 +24,9 @@ README = """A run of Force Delta (fdcore).
 run.json       what was asked (spec, content-hashed), when, by which attempts, with which result
 inputs.extxyz  the structures it worked on, in order
 scores.*       scoring runs: the verdicts and numbers of `fdcore score`, as JSON, CSV and extended xyz
+motion.json    dynamics, relaxation, advisor: the document of `fdcore md --json` and its like
+series.csv     dynamics: every recorded step; relaxation.csv: every iteration
+trajectory.extxyz  kept frames with velocities, both forces and u_i
 series.h5      everything that was recorded, as HDF5: one group per table, one dataset per column
 notes.jsonl    what was recorded in words, one JSON object per line
 
@@ -39,6 +43,8 @@ def write(
     refusals: Sequence[Failure],
     folder: Path | None,
     result: tuple[Sequence[Score], Sequence[Failure], dict[str, Any] | None] | None,
+    motion: Motion | None = None,
+    provenance: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the zip to a stream. Owners and share keys stay out: the file is made to be passed on."""
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -53,6 +59,9 @@ def write(
             archive.writestr("scores.csv", export.scores_csv(scores, failures))
             if scores:
                 archive.writestr("scores.extxyz", export.scores_extxyz(scores, settings))
+        if motion is not None and folder is not None:
+            for name, content in motion_files.archived(motion, folder, refusals, provenance).items():
+                archive.writestr(name, content)
         for name in (SERIES, NOTES):
             if folder is not None and (folder / name).is_file():
                 archive.write(folder / name, name)

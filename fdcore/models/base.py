@@ -80,17 +80,7 @@ class Model(ABC):
         UnsupportedStructureError : an element outside the training set, or charge and spin missing where they are needed.
         """
         structure = as_structure(atoms)
-        unknown = self.card.covers(structure.numbers)
-        if unknown:
-            raise UnsupportedStructureError(
-                f"{self.card.id} was not trained on {_and(unknown)}, which {structure.formula} contains.",
-                _covering_hint(structure),
-            )
-        if self.card.needs_charge_spin and (structure.charge is None or structure.spin is None):
-            raise UnsupportedStructureError(
-                f"{self.card.id} needs the total charge and the spin multiplicity of {structure.formula}.",
-                "Give both: charge=0 spin=1 in the comment line of the extxyz, --charge and --spin, or the fields on the page.",
-            )
+        check_covered(self.card, structure)
         return structure
 
     def evaluate(self, atoms: AtomsInput | Iterable[AtomsInput]) -> list[Evaluation]:
@@ -277,6 +267,21 @@ class Model(ABC):
             f"{structure.formula} ({structure.n_atoms} atoms) needs about "
             f"{self.memory_bytes(structure) / 1e9:.1f} GB with {self.card.id}; {self.available_bytes() / 1e9:.1f} GB are free.",
             "Use a smaller cell, a smaller model, float32, or a machine with more memory.",
+        )
+
+
+def check_covered(card: ModelCard, structure: Structure) -> None:
+    """UnsupportedStructureError for an element outside the training set, or charge and spin missing where they are needed."""
+    unknown = card.covers(structure.numbers)
+    if unknown:
+        raise UnsupportedStructureError(
+            f"{card.id} was not trained on {_and(unknown)}, which {structure.formula} contains.",
+            _covering_hint(structure),
+        )
+    if card.needs_charge_spin and (structure.charge is None or structure.spin is None):
+        raise UnsupportedStructureError(
+            f"{card.id} needs the total charge and the spin multiplicity of {structure.formula}.",
+            "Give both: charge=0 spin=1 in the comment line of the extxyz, --charge and --spin, or the fields on the page.",
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fdcore import config as configuration
-from fdcore import models, services
+from fdcore import models, motion, services
 from fdcore.distribution import reference_distribution
 from fdcore.errors import RunStateError
 from fdcore.export import PACKAGES, comparison_table, provenance
@@ -44,15 +44,23 @@ def app_is_open() -> None:
 # ---- submitting ----------------------------------------------------------------------------------------------------
 
 
-def score_spec(structures: Sequence[Structure], model: ModelChoice, *, seed: int = 0) -> Spec:
-    """The complete description of scoring these structures with this model."""
+def spec_of(
+    task: str,
+    structures: Sequence[Structure],
+    model: ModelChoice,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    seed: int = 0,
+) -> Spec:
+    """The complete description of one task on these structures with this model."""
     card = services.card(model.id)
     known = ModelChoice(model.id, model.dtype, model.device, model.weights_sha256 or card.sha256 or None)
     return Spec(
-        task="score",
+        task=task,
         model=known,
         inputs_sha256=stored.inputs_sha256(structures),
         n_structures=len(structures),
+        parameters=dict(parameters or {}),
         seed=seed,
         versions={name: version(name) for name in PACKAGES},
     )
@@ -71,18 +79,39 @@ def submit_score(
 
     Raises QuotaError, UnknownModelError, UsageError.
     """
+    cost = services.estimate(services.card(model.id), structures, model.dtype).seconds
+    return submit(
+        viewer,
+        spec_of("score", structures, model),
+        structures,
+        title=title,
+        lane=lane_of(model.device, cost),
+        refusals=refusals,
+        again=again,
+    )
+
+
+def submit(
+    viewer: Viewer,
+    spec: Spec,
+    structures: Sequence[Structure],
+    *,
+    title: str,
+    lane: str,
+    refusals: Sequence[Failure] = (),
+    again: bool = False,
+) -> Run:
+    """Queue any run, or return the one of this viewer that already does the same work (`again`: do not)."""
     known = current()
-    spec = score_spec(structures, model)
     same = None if again else known.store.find_same_work(viewer, spec)
     # What could not be read is part of what a person sees of a run.
     if same is not None and stored.refusals_of_run(known.store, same.id) == tuple(refusals):
         return same
-    cost = services.estimate(services.card(model.id), structures, model.dtype).seconds
     run_id = known.submit(
         _owner(viewer),
         spec,
         title=title,
-        lane=lane_of(model.device, cost),
+        lane=lane,
         also=lambda connection, run_id: stored.add(connection, run_id, structures, refusals),
     )
     return known.store.run(viewer, run_id)
@@ -238,6 +267,11 @@ def result(run: Run) -> Result:
     return Result(run, tuple(scores), tuple(failures), provenance_of(run))
 
 
+def motion_of(run: Run) -> motion.Motion:
+    """What a run of dynamics, relaxation or the advisor has recorded so far."""
+    return motion.read(folder(run), run.spec, inputs(run), run.summary)
+
+
 def provenance_of(run: Run) -> dict[str, Any] | None:
     """What one must know to repeat a run's numbers: of the process that made them once it has ended, else as submitted."""
     choice = run.spec.model
@@ -251,6 +285,7 @@ def provenance_of(run: Run) -> dict[str, Any] | None:
         weights=str(found.get("weights_sha256") or choice.weights_sha256 or ""),
     )
     document["versions"] = dict(run.spec.versions)
+    document["seed"] = run.spec.seed
     document["run"] = run.id
     document["spec_sha256"] = run.spec_sha256
     return document
@@ -270,6 +305,7 @@ def export(viewer: Viewer, run_id: str, stream: BinaryIO, key: str = "") -> None
     """Write a run as a zip: what was asked, with which versions, every attempt, the inputs, and all that was recorded."""
     run = get(viewer, run_id, key)
     found = result(run) if run.task == "score" else None
+    moved = motion_of(run) if run.task in motion.TASKS else None
     archive.write(
         stream,
         run=run,
@@ -278,6 +314,8 @@ def export(viewer: Viewer, run_id: str, stream: BinaryIO, key: str = "") -> None
         refusals=refusals(run),
         folder=current().folder(run),
         result=None if found is None else (found.scores, found.failures, found.provenance),
+        motion=moved,
+        provenance=provenance_of(run),
     )
 
 

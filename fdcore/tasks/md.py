@@ -13,7 +13,7 @@ from fdcore.tasks.base import Job, Parameters, Run
 from fdcore.tasks.motion import carry_out, leg_timestep, motion_tables, systems_of
 
 if TYPE_CHECKING:
-    from fdcore.dynamics.course import Plan
+    from fdcore.course import Plan
     from fdcore.records import Structure
 
 MOST_REPLICAS = 1024
@@ -109,7 +109,7 @@ class MdTask:
 
 def plan_of(parameters: MdParameters, structures: Sequence[Structure]) -> Plan:
     """What is done for these structures."""
-    from fdcore.dynamics.course import Plan
+    from fdcore.course import Plan
 
     legs, relaxation, bounds = parameters.plan_parts(leg_timestep(structures, parameters.timestep_fs))
     return Plan(legs, relaxation, bounds)

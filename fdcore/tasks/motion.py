@@ -21,7 +21,7 @@ from fdcore.store.series import Checkpoint, Column, Tables
 from fdcore.tasks.base import Job, Note, Progress, Record, Rows, Run, Savable
 
 if TYPE_CHECKING:
-    from fdcore.dynamics.course import Course, Plan
+    from fdcore.course import Course, Plan
     from fdcore.dynamics.simulation import Frame, Sample
     from fdcore.records import Structure
     from fdcore.relax import Relaxed
@@ -87,7 +87,7 @@ def motion_tables(structures: Sequence[Structure]) -> Tables:
 
 def carry_out(job: Job, structures: Sequence[Structure], plan: Plan) -> Run:
     """Do what is left of a plan; a task's `run` is this with its own plan."""
-    from fdcore.dynamics.course import Course
+    from fdcore.course import Course
 
     model = job.needs_model()
     state = None if job.state is None else (job.state.values, job.state.arrays)
@@ -140,7 +140,9 @@ class _Recorder:
         elif kind == "Frame":
             yield from self._frame(leg, event)
         elif kind == "Ended":
-            yield Note({"leg": leg, "system": event.system, "step": event.step, "ended": event.reason, "text": event.text})
+            yield Note(
+                {"leg": leg, "system": event.system, "step": event.step, "ended": event.reason, "text": event.text}
+            )
         elif kind == "Point" and np.isfinite(event.energy):
             yield Rows(
                 "relaxation",
@@ -185,9 +187,7 @@ class _Recorder:
     def _frame(self, leg: int, frame: Frame) -> Iterator[Record]:
         if not np.isfinite(frame.positions).all():
             return
-        yield from self._atoms(
-            frame.positions, frame.velocities, frame.forces_direct, frame.forces_conservative
-        )
+        yield from self._atoms(frame.positions, frame.velocities, frame.forces_direct, frame.forces_conservative)
         yield self._frame_row(leg, frame.system, frame.step, frame.time_ps, len(frame.positions))
 
     def _relaxed(self, relaxed: Relaxed) -> Iterator[Record]:
@@ -239,5 +239,3 @@ def _or_nan(value: float | None) -> float:
 def leg_timestep(structures: Sequence[Structure], asked: float | None) -> float:
     """The time step asked for, or the one that the lightest atom of the run needs."""
     return default_timestep_fs(elements_of(structures)) if asked is None else asked
-
-

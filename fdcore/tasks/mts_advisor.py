@@ -19,7 +19,7 @@ from fdcore.tasks.base import Job, Parameters, Run
 from fdcore.tasks.motion import carry_out, leg_timestep, motion_tables, systems_of
 
 if TYPE_CHECKING:
-    from fdcore.dynamics.course import Plan
+    from fdcore.course import Plan
     from fdcore.records import Structure
 
 # The first leg, at whose end all arms begin.
@@ -105,7 +105,7 @@ class MtsAdvisorTask:
 
 def plan_of(parameters: AdvisorParameters, structures: Sequence[Structure]) -> Plan:
     """What is done for this structure."""
-    from fdcore.dynamics.course import Plan
+    from fdcore.course import Plan
 
     legs, relaxation = parameters.plan_parts(leg_timestep(structures, parameters.timestep_fs))
     return Plan(legs, relaxation, Bounds())

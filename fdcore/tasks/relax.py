@@ -44,6 +44,6 @@ class RelaxTask:
         return motion_tables(structures)
 
     def run(self, job: Job) -> Run:
-        from fdcore.dynamics.course import Plan
+        from fdcore.course import Plan
 
         return (yield from carry_out(job, job.structures, Plan((), RelaxParameters.of(job.spec).relaxation())))

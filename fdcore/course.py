@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fdcore.dynamics.settings import Bounds, Leg, Relaxation
-from fdcore.dynamics.simulation import Ended, Frame, Sample, Simulation, Snapshot, check_can_move, new_generator, run
+from fdcore.dynamics.settings import Bounds, Leg, Relaxation, check_can_move
+from fdcore.dynamics.simulation import Ended, Frame, Sample, Simulation, Snapshot, new_generator, run
 from fdcore.errors import ComputeError
 from fdcore.models.base import MEMORY_SHARE, Model
 from fdcore.records import Structure
@@ -33,7 +33,7 @@ class Plan:
 
     legs: tuple[Leg, ...]
     relaxation: Relaxation | None = None
-    bounds: Bounds = Bounds()
+    bounds: Bounds = field(default_factory=Bounds)
 
     @property
     def steps(self) -> int:

@@ -1,0 +1,480 @@
+"""What a recorded run of relaxation, dynamics or the advisor says: drift, temperatures, U_Delta, frames. Pure functions of tables.
+
+The drift is the fitted slope of the conserved quantity, per atom, in meV/ps, with an interval that respects correlation
+(`fdcore.statistics`); the definitions are those of Bigi et al. 2025 and ml-peg, so that figures compare.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase.data import chemical_symbols
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from fdcore import delta
+from fdcore.dynamics.settings import Leg, Relaxation
+from fdcore.records import Structure
+from fdcore.spec import Spec
+from fdcore.statistics import Slope, fitted_slope, mean_with_error
+from fdcore.store.series import open_series, read_notes, read_table
+from fdcore.tasks.md import MdParameters
+from fdcore.tasks.motion import RELAXATION, elements_of, leg_timestep, systems_of
+from fdcore.tasks.mts_advisor import AdvisorParameters
+from fdcore.tasks.relax import RelaxParameters
+from fdcore.units import MEV_PER_EV, ns_per_day
+
+Array = NDArray[np.float64]
+TASKS = ("md", "relax", "mts-advisor")
+COMPLETED = "completed"
+
+
+@dataclass(frozen=True)
+class Track:
+    """What one structure did in one leg: columns of equal length, one entry per recorded step (see fdcore/tasks/motion.py)."""
+
+    leg: int
+    system: int
+    columns: Mapping[str, NDArray[Any]]
+
+    def __len__(self) -> int:
+        return len(self.columns["step"])
+
+    @property
+    def time_ps(self) -> Array:
+        return self.columns["time_ps"]
+
+    @property
+    def energy_total_eV(self) -> Array:
+        return self.columns["energy_potential_eV"] + self.columns["energy_kinetic_eV"]
+
+    @cached_property
+    def monitored(self) -> NDArray[np.bool_]:
+        """Where U_Delta was computed."""
+        return np.isfinite(self.columns["force_delta_eV_per_A"])
+
+
+@dataclass(frozen=True)
+class FrameView:
+    """One kept frame: positions (N, 3) Å not wrapped, velocities (N, 3) Å/fs, both forces (N, 3) eV/Å."""
+
+    leg: int
+    system: int
+    step: int
+    time_ps: float
+    positions: Array
+    velocities: Array
+    forces_direct: Array
+    forces_conservative: Array
+
+    @property
+    def force_delta_per_atom(self) -> Array:
+        """u_i (N,) eV/Å."""
+        return delta.force_delta_per_atom(self.forces_direct, self.forces_conservative)
+
+
+@dataclass(frozen=True)
+class Descent:
+    """How one structure relaxed: columns per iteration, and where it ended, in words."""
+
+    system: int
+    columns: Mapping[str, NDArray[Any]]
+    converged: bool | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One structure in one leg. Slopes are those of the conserved quantity: meV/atom/ps, and the same energy as a temperature (K/ps: if all
+    of it went into motion), and over the fluctuation (standard deviation) of the kinetic energy (1/ps). None: not known."""
+
+    leg: int
+    name: str
+    system: int
+    driver: str
+    ensemble: str
+    n_atoms: int
+    steps_done: int
+    steps_asked: int
+    time_ps: float
+    drift: Slope | None
+    drift_K_per_ps: Slope | None
+    drift_over_fluctuation_per_ps: float | None
+    temperature_K: float | None
+    temperature_error_K: float | None
+    temperature_fluctuation_K: float | None
+    temperature_by_element_K: Mapping[str, float]
+    force_delta_mean: float | None
+    force_delta_max: float | None
+    worst_atom: int | None
+    closest_A: float | None
+    net_momentum: float | None
+    stopped_because: str
+    stopped_text: str
+    steps_per_second: float | None
+
+
+@dataclass(frozen=True)
+class Motion:
+    """A recorded run, whole or so far. `systems` are the structures in the order of the columns `system`; `legs` what was asked."""
+
+    spec: Spec
+    structures: tuple[Structure, ...]
+    systems: tuple[Structure, ...]
+    legs: tuple[Leg, ...]
+    relaxation: Relaxation | None
+    tracks: Mapping[tuple[int, int], Track]
+    descents: Mapping[int, Descent]
+    notes: tuple[Mapping[str, Any], ...]
+    result: Mapping[str, Any] | None
+    frame_rows: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    @property
+    def replicas(self) -> int:
+        return max(1, len(self.systems) // max(1, len(self.structures)))
+
+    def name_of(self, system: int) -> str:
+        """How a system is called: its file, frame and replica as far as they are needed."""
+        structure = self.systems[system]
+        several = sum(s.file == structure.file for s in self.structures) > 1
+        name = structure.file + (f":{structure.index}" if several else "")
+        return name + (f" (replica {system % self.replicas + 1})" if self.replicas > 1 else "")
+
+    @property
+    def elements(self) -> tuple[str, ...]:
+        """The columns of `temperature_by_element_K`."""
+        return tuple(chemical_symbols[z] for z in elements_of(self.structures))
+
+    @property
+    def production(self) -> int:
+        """The leg that the run was made for: the last one."""
+        return len(self.legs) - 1
+
+    @property
+    def latest_leg(self) -> int | None:
+        """The newest leg that has rows."""
+        return max((leg for leg, _ in self.tracks), default=None)
+
+    def ended(self, leg: int, system: int) -> Mapping[str, Any] | None:
+        """The note that says why a structure ended before its time in this leg."""
+        found = [n for n in self.notes if n.get("ended") and (n["leg"], n["system"]) == (leg, system)]
+        return found[-1] if found else None
+
+
+def read(folder: Path | None, spec: Spec, structures: Sequence[Structure], result: Mapping[str, Any] | None) -> Motion:
+    """What an attempt's folder holds so far (None: nothing yet); `result` is what the task returned, if it has."""
+    legs, relaxation, replicas = plan_parts(spec, structures)
+    systems = systems_of(structures, replicas)
+    rows = {} if folder is None else read_table(folder, "series")
+    downhill = {} if folder is None else read_table(folder, "relaxation")
+    notes = () if folder is None else tuple(read_notes(folder))
+    return Motion(
+        spec=spec,
+        structures=tuple(structures),
+        systems=systems,
+        legs=legs,
+        relaxation=relaxation,
+        tracks=_tracks(rows),
+        descents=_descents(downhill, notes),
+        notes=notes,
+        result=result,
+        frame_rows={} if folder is None else read_table(folder, "frames"),
+    )
+
+
+def plan_parts(spec: Spec, structures: Sequence[Structure]) -> tuple[tuple[Leg, ...], Relaxation | None, int]:
+    """Legs, relaxation and replicas that a spec asks for."""
+    if spec.task == "relax":
+        return (), RelaxParameters.of(spec).relaxation(), 1
+    if spec.task == "md":
+        md: MdParameters = MdParameters.of(spec)
+        legs, relaxation, _ = md.plan_parts(leg_timestep(structures, md.timestep_fs))
+        return legs, relaxation, md.replicas
+    advisor: AdvisorParameters = AdvisorParameters.of(spec)
+    legs, relaxation = advisor.plan_parts(leg_timestep(structures, advisor.timestep_fs))
+    return legs, relaxation, advisor.replicas
+
+
+def _tracks(rows: Mapping[str, NDArray[Any]]) -> dict[tuple[int, int], Track]:
+    if not rows or not len(rows["step"]):
+        return {}
+    out = {}
+    keys = rows["leg"].astype(np.int64) << 32 | rows["system"].astype(np.int64)
+    order = np.argsort(keys, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(keys[order]) != 0])
+    for part in np.split(order, starts[1:]):
+        leg, system = int(rows["leg"][part[0]]), int(rows["system"][part[0]])
+        columns = {name: column[part] for name, column in rows.items() if name not in ("leg", "system")}
+        out[leg, system] = Track(leg, system, columns)
+    return out
+
+
+def _descents(rows: Mapping[str, NDArray[Any]], notes: Sequence[Mapping[str, Any]]) -> dict[int, Descent]:
+    out = {}
+    for system in np.unique(rows["system"]) if rows else ():
+        part = rows["system"] == system
+        out[int(system)] = Descent(int(system), {k: v[part] for k, v in rows.items() if k != "system"})
+    for note in notes:
+        if note["leg"] == RELAXATION and "converged" in note and note["system"] in out:
+            known = out[note["system"]]
+            out[note["system"]] = replace(known, converged=note["converged"], text=note["text"])
+    return out
+
+
+# ---- what it comes to ----------------------------------------------------------------------------------------------
+
+
+def summary(motion: Motion, leg: int, system: int) -> Summary:
+    """What one structure did in one leg so far."""
+    asked, structure = motion.legs[leg], motion.systems[system]
+    track = motion.tracks.get((leg, system))
+    ended = motion.ended(leg, system)
+    steps = int(track.columns["step"][-1]) if track is not None else 0
+    if ended is not None:
+        because, text = str(ended["ended"]), str(ended["text"])
+    elif steps >= asked.steps:
+        because, text = COMPLETED, ""
+    else:
+        because, text = ("cancelled" if motion.result is None else "not-started"), ""
+    known: dict[str, Any] = dict.fromkeys(
+        [
+            "drift",
+            "drift_K_per_ps",
+            "drift_over_fluctuation_per_ps",
+            "temperature_K",
+            "temperature_error_K",
+            "temperature_fluctuation_K",
+            "force_delta_mean",
+            "force_delta_max",
+            "worst_atom",
+            "closest_A",
+            "net_momentum",
+        ]
+    )
+    if track is not None:
+        known |= _seen(track, structure)
+    return Summary(
+        leg=leg,
+        name=asked.name,
+        system=system,
+        driver=asked.driver,
+        ensemble=asked.ensemble,
+        n_atoms=structure.n_atoms,
+        steps_done=steps,
+        steps_asked=asked.steps,
+        time_ps=0.0 if track is None else float(track.time_ps[-1]),
+        temperature_by_element_K={} if track is None else _by_element(track, motion.elements),
+        stopped_because=because,
+        stopped_text=text,
+        steps_per_second=_speed(motion, leg),
+        **known,
+    )
+
+
+def _seen(track: Track, structure: Structure) -> dict[str, Any]:
+    columns, n = track.columns, structure.n_atoms
+    drift = fitted_slope(track.time_ps, columns["conserved_eV"] * MEV_PER_EV / n)
+    kinetic, temperature = columns["energy_kinetic_eV"], columns["temperature_K"]
+    mean, error = mean_with_error(temperature)
+    fluctuation = float(kinetic.std())
+    u = columns["force_delta_eV_per_A"][track.monitored]
+    worst = columns["worst_atom_eV_per_A"][track.monitored]
+    near = float(columns["closest_A"].min())
+    # K per eV: the instantaneous temperature is 2 K / (N_f k_B), whatever N_f is here.
+    moving = kinetic > 0
+    kelvin = float(np.median(temperature[moving] / kinetic[moving])) if moving.any() else None
+    return {
+        "drift": drift,
+        "drift_K_per_ps": drift.scaled(n / MEV_PER_EV * kelvin) if drift is not None and kelvin else None,
+        "drift_over_fluctuation_per_ps": (
+            drift.slope * n / MEV_PER_EV / fluctuation if drift is not None and fluctuation > 0 else None
+        ),
+        "temperature_K": mean,
+        "temperature_error_K": error,
+        "temperature_fluctuation_K": float(temperature.std()),
+        "force_delta_mean": float(u.mean()) if len(u) else None,
+        "force_delta_max": float(u.max()) if len(u) else None,
+        "worst_atom": int(columns["worst_atom"][track.monitored][worst.argmax()]) if len(u) else None,
+        "closest_A": near if math.isfinite(near) else None,
+        "net_momentum": float(columns["net_momentum"][-1]),
+    }
+
+
+def _by_element(track: Track, elements: Sequence[str]) -> dict[str, float]:
+    """Mean temperature of each element that the structure has."""
+    means = np.mean(track.columns["temperature_by_element_K"], axis=0)
+    return {e: float(m) for e, m in zip(elements, means, strict=True) if np.isfinite(m)}
+
+
+def _speed(motion: Motion, leg: int) -> float | None:
+    if motion.result is None:
+        return None
+    seconds, steps = motion.result["seconds"][leg + 1], motion.result["steps_done"][leg]
+    return steps / seconds if seconds > 0 and steps else None
+
+
+def pooled_drift(summaries: Sequence[Summary]) -> Slope | None:
+    """The mean drift of several replicas with an interval from their spread (Student's t); of one, its own."""
+    slopes = [s.drift for s in summaries if s.drift is not None]
+    if len(slopes) == 1:
+        return slopes[0]
+    if not slopes:
+        return None
+    values = np.array([s.slope for s in slopes])
+    half = float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+    return Slope(float(values.mean()), half)
+
+
+def expected_fluctuation_K(temperature_K: float, n_atoms: int) -> float:
+    """Standard deviation of the instantaneous temperature in the canonical ensemble: T sqrt(2 / N_f), N_f = 3N - 3."""
+    return temperature_K * math.sqrt(2 / max(1, 3 * n_atoms - 3))
+
+
+# ---- frames --------------------------------------------------------------------------------------------------------
+
+
+def frame_count(motion: Motion, system: int | None = None) -> int:
+    """Kept frames (of one system)."""
+    return len(_frame_indices(motion, system))
+
+
+def _frame_indices(motion: Motion, system: int | None) -> NDArray[np.int64]:
+    if not motion.frame_rows:
+        return np.zeros(0, np.int64)
+    rows = motion.frame_rows["system"]
+    return np.arange(len(rows)) if system is None else np.flatnonzero(rows == system)
+
+
+def frames(motion: Motion, folder: Path, system: int | None = None, most: int | None = None) -> Iterator[FrameView]:
+    """Kept frames in the order of recording, evenly thinned to at most `most`."""
+    rows, chosen = motion.frame_rows, _frame_indices(motion, system)
+    if most is not None and len(chosen) > most:
+        chosen = chosen[np.unique(np.linspace(0, len(chosen) - 1, most).astype(int))]
+    with open_series(folder) as file:
+        if file is None:
+            return
+        names = ("position_A", "velocity_A_per_fs", "forces_direct_eV_per_A", "forces_conservative_eV_per_A")
+        columns: list[Any] = [file[f"atoms/{name}"] for name in names]
+        here = min(c.shape[0] for c in columns)
+        for k in chosen:
+            first, n = int(rows["first_atom"][k]), int(rows["n_atoms"][k])
+            if first + n > here:
+                return
+            arrays = [np.asarray(c[first : first + n], dtype=np.float64) for c in columns]
+            yield FrameView(
+                int(rows["leg"][k]), int(rows["system"][k]), int(rows["step"][k]), float(rows["time_ps"][k]), *arrays
+            )
+
+
+def relaxed_structures(motion: Motion, folder: Path) -> dict[int, Structure]:
+    """The end of each relaxation, by system."""
+    out = {}
+    for frame in frames(motion, folder):
+        if frame.leg == RELAXATION:
+            out[frame.system] = replace(motion.systems[frame.system], positions=frame.positions, labels={})
+    return out
+
+
+# ---- the advisor ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One driver of the advisor's comparison. `temperature_error_K`: mean temperature less that of the conservative arm;
+    `allowed`: its drift differs from that of the conservative arm by no more than the tolerance."""
+
+    name: str
+    driver: str
+    stride: int | None
+    drift: Slope | None
+    temperature_K: float | None
+    temperature_error_K: float | None
+    ns_per_day: float | None
+    cost_of_direct: float | None
+    allowed: bool | None
+
+
+@dataclass(frozen=True)
+class Advice:
+    """All arms, and the largest stride up to which every one is allowed; None where not even the smallest is, or where it
+    cannot be known yet."""
+
+    arms: tuple[Arm, ...]
+    recommended: int | None
+    tolerance: float
+    text: str
+
+
+def advice(motion: Motion) -> Advice:
+    """What the advisor's run says so far."""
+    parameters: AdvisorParameters = AdvisorParameters.of(motion.spec)
+    tolerance = parameters.tolerance_meV_per_atom_per_ps
+    legs = list(enumerate(motion.legs))[1:]
+    found = {k: [summary(motion, k, s) for s in range(len(motion.systems))] for k, _ in legs}
+    drifts = {k: pooled_drift(found[k]) for k, _ in legs}
+    complete = {k: all(s.stopped_because == COMPLETED for s in found[k]) for k, _ in legs}
+    reference, direct = legs[0][0], legs[-1][0]
+    mean = {k: _mean([s.temperature_K for s in found[k]]) for k, _ in legs}
+    speed = {k: found[k][0].steps_per_second for k, _ in legs}
+    arms = []
+    for k, leg in legs:
+        base, own = drifts[reference], drifts[k]
+        allowed = None
+        if base is not None and own is not None and complete[reference]:
+            allowed = complete[k] and abs(own.slope - base.slope) <= tolerance
+        fast, mine = speed[direct], speed[k]
+        arms.append(
+            Arm(
+                name=leg.name,
+                driver=leg.driver,
+                stride=leg.mts_stride if leg.driver == "mts" else None,
+                drift=own,
+                temperature_K=mean[k],
+                temperature_error_K=None if None in (mean[k], mean[reference]) else mean[k] - mean[reference],
+                ns_per_day=None if mine is None else ns_per_day(mine * len(motion.systems), leg.timestep_fs),
+                cost_of_direct=None if mine is None or fast is None else fast / mine,
+                allowed=allowed,
+            )
+        )
+    return Advice(tuple(arms), *_recommend(arms, tolerance))
+
+
+def _recommend(arms: Sequence[Arm], tolerance: float) -> tuple[int | None, float, str]:
+    strides = [a for a in arms if a.stride is not None]
+    if any(a.allowed is None for a in strides):
+        return None, tolerance, "Not all strides have run yet."
+    best = None
+    for arm in strides:
+        if not arm.allowed:
+            break
+        best = arm
+    if best is None:
+        return (
+            None,
+            tolerance,
+            (
+                f"No stride keeps the drift within {tolerance:g} meV/atom/ps of the conservative run: drive with F_c, or take a smaller time step."
+            ),
+        )
+    faster = ""
+    conservative = arms[0].ns_per_day
+    if best.ns_per_day is not None and conservative:
+        faster = f" It is {best.ns_per_day / conservative:.1f} times as fast as F_c alone."
+    return (
+        best.stride,
+        tolerance,
+        (
+            f"Correct every {best.stride} steps: the drift stays within {tolerance:g} meV/atom/ps of the conservative run.{faster}"
+        ),
+    )
+
+
+def _mean(values: Sequence[float | None]) -> Any:
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known else None
