@@ -12,6 +12,7 @@ st.set_page_config(page_title="Force Delta", page_icon=str(HERE / "static" / "ic
 page = st.navigation(
     [
         st.Page("pages/score.py", title="Score", icon=":material/speed:", default=True),
+        st.Page("pages/dynamics.py", title="Dynamics", icon=":material/animation:", url_path="dynamics"),
         st.Page("pages/runs.py", title="Runs", icon=":material/history:", url_path="runs"),
         st.Page("pages/how_it_works.py", title="How it works", icon=":material/menu_book:", url_path="how"),
     ],

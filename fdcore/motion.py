@@ -341,28 +341,35 @@ def expected_fluctuation_K(temperature_K: float, n_atoms: int) -> float:
 
 def frame_count(motion: Motion, system: int | None = None) -> int:
     """Kept frames (of one system)."""
-    return len(_frame_indices(motion, system))
+    return len(chosen_frames(motion, system))
 
 
-def _frame_indices(motion: Motion, system: int | None) -> NDArray[np.int64]:
+def chosen_frames(motion: Motion, system: int | None = None, most: int | None = None) -> NDArray[np.int64]:
+    """Numbers of kept frames (of one system), evenly thinned to at most `most`, the first and the last among them."""
     if not motion.frame_rows:
         return np.zeros(0, np.int64)
     rows = motion.frame_rows["system"]
-    return np.arange(len(rows)) if system is None else np.flatnonzero(rows == system)
+    chosen = np.arange(len(rows)) if system is None else np.flatnonzero(rows == system)
+    if most is None or len(chosen) <= most:
+        return chosen
+    return chosen[np.unique(np.linspace(0, len(chosen) - 1, most).astype(int))]
 
 
-def frames(motion: Motion, folder: Path, system: int | None = None, most: int | None = None) -> Iterator[FrameView]:
-    """Kept frames in the order of recording, evenly thinned to at most `most`."""
-    rows, chosen = motion.frame_rows, _frame_indices(motion, system)
-    if most is not None and len(chosen) > most:
-        chosen = chosen[np.unique(np.linspace(0, len(chosen) - 1, most).astype(int))]
+def frames(motion: Motion, folder: Path, system: int | None = None) -> Iterator[FrameView]:
+    """Kept frames in the order of recording."""
+    return frames_at(motion, folder, chosen_frames(motion, system).tolist())
+
+
+def frames_at(motion: Motion, folder: Path, numbers: Sequence[int]) -> Iterator[FrameView]:
+    """The frames with these numbers."""
+    rows = motion.frame_rows
     with open_series(folder) as file:
         if file is None:
             return
         names = ("position_A", "velocity_A_per_fs", "forces_direct_eV_per_A", "forces_conservative_eV_per_A")
         columns: list[Any] = [file[f"atoms/{name}"] for name in names]
         here = min(c.shape[0] for c in columns)
-        for k in chosen:
+        for k in numbers:
             first, n = int(rows["first_atom"][k]), int(rows["n_atoms"][k])
             if first + n > here:
                 return
@@ -478,3 +485,22 @@ def _recommend(arms: Sequence[Arm], tolerance: float) -> tuple[int | None, float
 def _mean(values: Sequence[float | None]) -> Any:
     known = [v for v in values if v is not None]
     return sum(known) / len(known) if known else None
+
+
+# ---- in words ------------------------------------------------------------------------------------------------------
+
+
+def sentence(found: Summary) -> str:
+    """What the drift says, in one sentence."""
+    what = "The total energy" if found.ensemble == "nve" else "The conserved quantity"
+    slope = found.drift
+    if slope is None or slope.half_width is None:
+        return "Too short to say anything about a drift."
+    size = f"{slope.slope:+.3g} ± {slope.half_width:.2g} meV/atom/ps"
+    if not slope.significant:
+        return f"No drift can be told from fluctuation: {size}."
+    kelvin = "" if found.drift_K_per_ps is None else f", as much as {found.drift_K_per_ps.slope:+.3g} K per ps"
+    cause = ""
+    if found.driver == "direct":
+        cause = " The direct force is not the slope of the energy, so it pumps energy in or out."
+    return f"{what} drifts by {size}{kelvin}.{cause}"

@@ -35,6 +35,9 @@ from fdcore.records import Failure, Structure
 from fdcore.statistics import Slope
 from fdcore.tasks.motion import RELAXATION
 
+# How a driver is called where there is little room.
+DRIVER_WORDS = {"direct": "F_nc", "conservative": "F_c", "mts": "F_nc + F_c"}
+
 
 def md_json(motion: Motion, failures: Iterable[Failure] = (), provenance: Mapping[str, Any] | None = None) -> str:
     """The document of `fdcore md --json`. `summary` and `series` are those of the first structure, and with several replicas the

@@ -18,7 +18,7 @@ MOST_POINTS = 4000
 BINS = 48
 
 
-def _title(text: str, subtitle: str = "") -> alt.TitleParams:
+def chart_title(text: str, subtitle: str = "") -> alt.TitleParams:
     return alt.TitleParams(
         text, subtitle=subtitle, anchor="start", fontSize=13, subtitleFontSize=12, subtitleColor=QUIET, offset=8
     )
@@ -75,7 +75,7 @@ def reference_bar(
             tooltip=[alt.Tooltip("what:N", title=" "), alt.Tooltip("value:Q", title="U_Delta (eV/Å)", format=".3g")],
         )
     )
-    title = _title(f"This structure among {len(values):,} known ones")
+    title = chart_title(f"This structure among {len(values):,} known ones")
     return (histogram + rules).properties(height=170, title=title)
 
 
@@ -102,7 +102,7 @@ def element_bars(table: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
     )
     # The height holds title and axis as well as the bars.
     height = min(110 + 34 * len(table), 460)
-    title = _title("Which elements disagree", "bar: RMS of u_i over the element; tick: its largest atom")
+    title = chart_title("Which elements disagree", "bar: RMS of u_i over the element; tick: its largest atom")
     return (bars + ticks).properties(height=height, title=title)
 
 
@@ -145,7 +145,7 @@ def force_parity(components: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
     subtitle = "on the diagonal the two forces agree; drag and scroll to zoom"
     if sampled:
         subtitle = f"the {MOST_POINTS // 2:,} components that differ most and as many others of {len(components):,}"
-    title = _title("Direct against conservative force", subtitle)
+    title = chart_title("Direct against conservative force", subtitle)
     return (diagonal + points).properties(height=400, title=title).interactive()
 
 
@@ -193,7 +193,7 @@ def two_forces_picture() -> alt.LayerChart | alt.FacetChart:
     )
     place = pd.DataFrame({"x": [0.88], "y": [float(np.interp(0.88, x, direct)) + 0.14], "what": ["↕ Force Delta"]})
     name = alt.Chart(place).mark_text(fontSize=14, fontWeight="bold", color=ACCENT).encode(x=at, y="y:Q", text="what:N")
-    title = _title("Where the forces part, the model is guessing", "a drawing, not data")
+    title = chart_title("Where the forces part, the model is guessing", "a drawing, not data")
     return (shade + gap + lines + where + name).properties(height=380, title=title)
 
 
@@ -223,7 +223,7 @@ def compared_runs(table: pd.DataFrame, most: int = 60) -> alt.Chart:
     ).dropna()
     more = f"the {most} largest of {len(table)}" if len(table) > most else ""
     return (
-        alt.Chart(long, title=_title("U_Delta per run", more))
+        alt.Chart(long, title=chart_title("U_Delta per run", more))
         .mark_point(filled=True, size=70, opacity=0.85)
         .encode(
             x=alt.X("force_delta:Q", title="U_Delta (eV/Å)", scale=alt.Scale(type="symlog", constant=0.01)),

@@ -5,6 +5,8 @@ Nothing here is a string built from user text: a viewer gets arrays, element sym
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from ase.data.colors import jmol_colors
 from numpy.typing import NDArray
 
 from fdcore.distribution import ReferenceDistribution
-from fdcore.records import Score
+from fdcore.records import Score, Structure
 
 # Viridis: perceptually uniform, readable in grey and for every kind of colour vision. Used for every per-atom value.
 SCALE = ("#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725")
@@ -32,10 +34,6 @@ def scene(score: Score, reference: ReferenceDistribution | None = None) -> dict[
     The scale of u_i reaches at least the ordinary range of the model, so a structure on which the forces agree looks calm.
     """
     structure, evaluation = score.structure, score.evaluation
-    species, element = np.unique(structure.numbers, return_inverse=True)
-    positions = structure.positions
-    if structure.periodic:
-        positions = structure.to_atoms().get_positions(wrap=True, eps=1e-4)
     direct, conservative = (
         np.linalg.norm(f, axis=1) for f in (evaluation.forces_direct, evaluation.forces_conservative)
     )
@@ -50,7 +48,49 @@ def scene(score: Score, reference: ReferenceDistribution | None = None) -> dict[
     if evaluation.confidence is not None:
         values["confidence"] = _values(evaluation.confidence)
     return {
-        "id": f"{structure.content_id[:16]}-{score.model_id}",
+        **_drawn(structure, f"{structure.content_id[:16]}-{score.model_id}"),
+        "positions": _flat(_wrapped(structure), 4),
+        "forces_direct": _flat(evaluation.forces_direct, 5),
+        "forces_conservative": _flat(evaluation.forces_conservative, 5),
+        "values": values,
+    }
+
+
+def trajectory_scene(
+    structure: Structure,
+    name: str,
+    positions: Sequence[NDArray[np.float64]],
+    force_delta_per_atom: Sequence[NDArray[np.float64]],
+    times: Sequence[str],
+    reference: ReferenceDistribution | None = None,
+) -> dict[str, Any]:
+    """The drawable form of a trajectory called `name`: as `scene`, without forces, and with `frames`: `positions` (3N) Å and
+    `force_delta` (N) eV/Å of every frame on one scale, and its `time` in words. An atom stays in the image of the cell that it
+    began in, so that it never jumps."""
+    ordinary = reference.quantile(0.95) if reference is not None else 0.0
+    top = _values(np.concatenate(force_delta_per_atom), ordinary)["top"]
+    images = _wrapped(replace(structure, positions=positions[0])) - positions[0]
+    moved = [_flat(p + images, 3) for p in positions]
+    numbers = [np.round(u, 5).tolist() for u in force_delta_per_atom]
+    return {
+        **_drawn(structure, name),
+        "positions": moved[0],
+        "values": {"force_delta": {"numbers": numbers[0], "top": top}},
+        "frames": {"positions": moved, "force_delta": numbers, "time": list(times)},
+    }
+
+
+def _wrapped(structure: Structure) -> NDArray[np.float64]:
+    if not structure.periodic:
+        return structure.positions
+    return structure.to_atoms().get_positions(wrap=True, eps=1e-4)
+
+
+def _drawn(structure: Structure, name: str) -> dict[str, Any]:
+    """What does not depend on forces."""
+    species, element = np.unique(structure.numbers, return_inverse=True)
+    return {
+        "id": name,
         "formula": structure.formula,
         "elements": [
             {
@@ -62,11 +102,7 @@ def scene(score: Score, reference: ReferenceDistribution | None = None) -> dict[
             for z in species
         ],
         "element": element.tolist(),
-        "positions": _flat(positions, 4),
         "cell": structure.cell.tolist() if structure.periodic else None,
-        "forces_direct": _flat(evaluation.forces_direct, 5),
-        "forces_conservative": _flat(evaluation.forces_conservative, 5),
-        "values": values,
         "scale": list(SCALE),
     }
 

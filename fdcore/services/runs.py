@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -317,6 +318,13 @@ def export(viewer: Viewer, run_id: str, stream: BinaryIO, key: str = "") -> None
         motion=moved,
         provenance=provenance_of(run),
     )
+
+
+def archive_bytes(viewer: Viewer, run_id: str, key: str = "") -> bytes:
+    """`export` in memory, for a browser."""
+    buffer = io.BytesIO()
+    export(viewer, run_id, buffer, key)
+    return buffer.getvalue()
 
 
 def document(run: Run) -> dict[str, Any]:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Sequence
 from functools import partial
 from urllib.parse import urlencode
 
 import streamlit as st
 
-from fdcore import plots, tables
+from fdcore import motion, plots, tables
 from fdcore.errors import FdcoreError
 from fdcore.human import duration, size
 from fdcore.services import runs
-from pages.parts import browser, owner, session, words
+from pages.parts import browser, motion_view, moving, owner, session, words
 from pages.parts.words import count, plain
 
+# The page that shows the result of a task.
+PAGES = {"score": "pages/score.py", **dict.fromkeys(motion.TASKS, "pages/dynamics.py")}
 MOST_SHOWN = 500
 # Enough to tell two apart; the whole is in the download.
 SHOWN_OF_HASH = 16
@@ -76,7 +77,7 @@ def _active() -> None:
                 st.markdown(f":{sign.color}[{sign.icon} {sign.word}] · **{plain(run.title)}** · {_what(run)}")
                 words.run_progress(run)
             with act, st.container(horizontal=True, horizontal_alignment="right"):
-                if run.task == "score":
+                if run.task in PAGES:
                     st.button("Open", key=f"open-{run.id}", on_click=_open, args=(run,))
                 st.button(
                     "Stopping" if run.cancel_requested else "Stop",
@@ -86,8 +87,7 @@ def _active() -> None:
                     on_click=_try,
                     args=(runs.cancel, run.id),
                 )
-    if st.session_state.pop("fd_go_to_score", False):
-        st.switch_page("pages/score.py")
+    _go_to_opened()
 
 
 # ---- ended ---------------------------------------------------------------------------------------------------------
@@ -149,9 +149,13 @@ def _several(chosen: Sequence[runs.Run]) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(f"**{count(len(chosen), 'run')}** selected")
         _delete_button([r.id for r in chosen], size(sum(r.bytes for r in chosen)))
+    moved = [r for r in chosen if r.task == "md"]
+    if len(moved) > 1:
+        motion_view.compare(moved)
     scored = [r for r in chosen if r.task == "score"]
     if len(scored) < 2:
-        st.caption("Scoring runs can be compared with each other.")
+        if len(moved) < 2:
+            st.caption("Scoring runs can be compared with each other, and so can runs of dynamics.")
         return
     table = runs.compare(owner.viewer(), [r.id for r in scored])
     st.markdown("#### U_Delta of the same structures")
@@ -231,7 +235,7 @@ def _detail() -> None:
 
 def _actions(run: runs.Run, key: str) -> None:
     with st.container(horizontal=True, key="run-actions"):
-        if run.task == "score":
+        if run.task in PAGES:
             st.button(
                 "Open", type="primary", icon=":material/open_in_new:", key="open", on_click=_open, args=(run, key)
             )
@@ -242,7 +246,7 @@ def _actions(run: runs.Run, key: str) -> None:
             st.download_button(
                 "Download",
                 # Who asks is settled now: the file is made later, where no browser is in front of it.
-                partial(_archive, owner.viewer(), run, key),
+                partial(runs.archive_bytes, owner.viewer(), run.id, key),
                 file_name=f"run-{run.id[:8]}.zip",
                 icon=":material/download:",
                 on_click="ignore",
@@ -253,14 +257,7 @@ def _actions(run: runs.Run, key: str) -> None:
             st.caption(f"{size(run.bytes)}: take it with `fdcore runs export {run.id[:8]}` on the server.")
         if owner.may_change(run):
             _delete_button([run.id], size(run.bytes))
-    if st.session_state.pop("fd_go_to_score", False):
-        st.switch_page("pages/score.py")
-
-
-def _archive(viewer: runs.Viewer, run: runs.Run, key: str) -> bytes:
-    buffer = io.BytesIO()
-    runs.export(viewer, run.id, buffer, key)
-    return buffer.getvalue()
+    _go_to_opened()
 
 
 def _sharing(run: runs.Run) -> None:
@@ -274,7 +271,7 @@ def _sharing(run: runs.Run) -> None:
             help="Whoever has the link can see this run, its structures and its results, and download them. Nobody else can.",
         )
         return
-    page = "/" if run.task == "score" else "/runs"
+    page = {"pages/score.py": "/", "pages/dynamics.py": "/dynamics"}.get(PAGES.get(run.task, ""), "/runs")
     address = f"{browser.base_address()}{page}?{urlencode({'run': run.id, 'key': run.share})}"
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(":material/link: Shared: whoever has this link can see the run.")
@@ -330,8 +327,17 @@ def _delete_button(ids: Sequence[str], held: str) -> None:
 
 
 def _open(run: runs.Run, key: str = "") -> None:
-    session.open_run(run, key)
-    st.session_state["fd_go_to_score"] = True
+    if run.task in motion.TASKS:
+        moving.open_run(run, key)
+    else:
+        session.open_run(run, key)
+    st.session_state["fd_go_to"] = PAGES[run.task]
+
+
+def _go_to_opened() -> None:
+    page = st.session_state.pop("fd_go_to", None)
+    if page is not None:
+        st.switch_page(page)
 
 
 def _try(action, *arguments) -> None:

@@ -193,14 +193,15 @@ def show_address() -> None:
 
 
 def open_run(run: runs.Run, share: str = "") -> None:
-    """Take a scoring run of the history into use, with its structures and its model."""
+    """Take a run of the history into use, with its structures and its model; a scoring run is then the answer, too."""
     if run.spec.model is None:
         return
     known = run.spec.model
     st.session_state["fd_settings"] = Settings(known.id, known.dtype, known.device)
     current = Choice(origin="run", label=run.title, run=run.id, share=share)
-    # Before `choose` writes the address, so that it names the run.
-    _runs()[(current.key, settings())] = run.id
+    if run.task == "score":
+        # Before `choose` writes the address, so that it names the run.
+        _runs()[(current.key, settings())] = run.id
     choose(current)
 
 

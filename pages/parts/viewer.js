@@ -6,6 +6,8 @@ const MANY_ATOMS = 2000;
 const MOST_ARROWS = 1500;
 // Above this many, edges are not smoothed by drawing at twice the resolution: turning the view stays fluid.
 const PLAIN_EDGES = 4000;
+// Between two frames of a trajectory that plays.
+const FRAME_MS = 90;
 const COLOURINGS = {
   force_delta: "Disagreement u_i",
   force_direct: "Direct force |F_nc|",
@@ -39,6 +41,7 @@ export default function (component) {
     mounted.set(parentElement, view);
   }
   view.select = (atom) => setStateValue("selected", atom);
+  view.tell = (frame) => setStateValue("frame", frame);
   view.update(data);
   return () => {
     view.destroy();
@@ -53,6 +56,10 @@ class View {
     this.inputs = [...root.querySelectorAll("[data-option]")];
     for (const input of this.inputs) input.addEventListener("input", () => this.changed(input));
     root.querySelector(".reset").addEventListener("click", () => this.reset());
+    [this.player, this.play, this.moment, this.when] = ["player", "play", "moment", "when"].map((name) => root.querySelector(`.${name}`));
+    this.play.addEventListener("click", () => (this.timer ? this.pause() : this.run()));
+    this.moment.addEventListener("input", () => { this.halt(); this.show(Number(this.moment.value)); });
+    this.moment.addEventListener("change", () => this.tell(this.frame));
     // The page scrolls until the view was clicked or focused; only then does the wheel zoom.
     this.stage.addEventListener("wheel", (event) => {
       if (!this.root.contains(document.activeElement) && this.stage.getRootNode().activeElement !== this.stage) {
@@ -75,7 +82,61 @@ class View {
       return;
     }
     if (this.shown !== data.scene.id) this.newScene();
-    else this.halo();
+    else {
+      this.later(data.scene);
+      if (this.asked(data)) this.show(data.frame);
+      this.halo();
+    }
+  }
+
+  // A running simulation sends the same scene with more frames; what is shown stays.
+  later(scene) {
+    if (!scene.frames || !this.scene.frames) return;
+    this.scene.frames = scene.frames;
+    this.scene.values.force_delta.top = scene.values.force_delta.top;
+    this.moment.max = scene.frames.time.length - 1;
+    this.legend();
+  }
+
+  // The page points at a moment: only a new wish counts, or a view that plays would be pulled back.
+  asked(data) {
+    const wish = data.frame ?? null, fresh = wish !== null && wish !== this.wish;
+    this.wish = wish;
+    return fresh && wish !== this.frame;
+  }
+
+  show(frame) {
+    const { scene } = this, { frames } = scene;
+    this.frame = Math.max(0, Math.min(frame, frames.time.length - 1));
+    scene.positions = frames.positions[this.frame];
+    scene.values.force_delta.numbers = frames.force_delta[this.frame];
+    this.moment.value = this.frame;
+    this.when.textContent = frames.time[this.frame];
+    this.root.dataset.frame = this.frame;
+    this.build();
+  }
+
+  run() {
+    const { time } = this.scene.frames;
+    if (this.frame >= time.length - 1) this.frame = -1;
+    this.play.textContent = "Pause";
+    this.play.setAttribute("aria-pressed", "true");
+    this.timer = setInterval(() => {
+      if (this.frame >= this.scene.frames.time.length - 1) return this.pause();
+      this.show(this.frame + 1);
+    }, FRAME_MS);
+  }
+
+  halt() {
+    clearInterval(this.timer);
+    this.timer = null;
+    this.play.textContent = "Play";
+    this.play.setAttribute("aria-pressed", "false");
+  }
+
+  pause() {
+    this.halt();
+    this.tell(this.frame);
   }
 
   // A viewer with smooth or plain edges; that is fixed when its canvas is made.
@@ -97,6 +158,10 @@ class View {
     this.root.dataset.ready = "false";
     this.stage.setAttribute("aria-label", `${scene.formula}, ${scene.element.length} atoms in 3D; arrow keys turn, plus and minus zoom`);
     for (const part of this.root.querySelectorAll(".crystal")) part.hidden = !scene.cell;
+    this.halt();
+    this.player.hidden = !scene.frames;
+    this.root.querySelector(".arrows").hidden = !scene.forces_direct;
+    if (!scene.forces_direct) options.arrows = "none";
     const colour = this.root.querySelector('[data-option="colour"]');
     const names = [...Object.keys(COLOURINGS).filter((name) => name in scene.values), "element"];
     colour.replaceChildren(...names.map((name) => new Option(COLOURINGS[name] ?? "Element", name)));
@@ -105,7 +170,11 @@ class View {
       if (input.type === "checkbox") input.checked = options[input.dataset.option];
       else input.value = options[input.dataset.option];
     }
-    this.build();
+    if (scene.frames) {
+      this.moment.max = scene.frames.time.length - 1;
+      this.asked(this.data);
+      this.show(this.data.frame ?? 0);
+    } else this.build();
     this.reset();
   }
 
@@ -277,6 +346,7 @@ class View {
   }
 
   destroy() {
+    clearInterval(this.timer);
     this.viewer?.spin(false);
     this.viewer?.removeAllModels();
     this.viewer?.removeAllShapes();

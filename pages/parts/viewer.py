@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import streamlit as st
@@ -29,8 +30,26 @@ def viewer(score: Score) -> None:
             "selected": session.selected_atom(),
             "library": _static("3Dmol-min.js"),
         },
-        default={"selected": None},
+        default={"selected": None, "frame": None},
         on_selected_change=_clicked,
+        on_frame_change=lambda: None,
+    )
+
+
+def player(scene: dict, key: str, moment: int | None, on_moment: Callable[[int], None]) -> None:
+    """Draw a trajectory (`fdcore.scene.trajectory_scene`); the frame at which a person stops becomes `on_moment(frame)`."""
+
+    def stopped() -> None:
+        frame = st.session_state[key].get("frame")
+        if frame is not None:
+            on_moment(int(frame))
+
+    _COMPONENT(
+        key=key,
+        data={"scene": scene, "selected": None, "frame": moment, "library": _static("3Dmol-min.js")},
+        default={"selected": None, "frame": None},
+        on_selected_change=lambda: None,
+        on_frame_change=stopped,
     )
 
 

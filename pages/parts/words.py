@@ -40,7 +40,7 @@ STATES = {
     "failed": Sign(":material/error:", "Failed", "red"),
     "cancelled": Sign(":material/stop_circle:", "Stopped", "orange"),
 }
-TASKS = {"score": "Score", "drill": "Drill"}
+TASKS = {"score": "Score", "md": "Dynamics", "relax": "Relaxation", "mts-advisor": "MTS advisor", "drill": "Drill"}
 LANES = {"quick": "short runs", "long": "long runs", "gpu": "runs on a GPU"}
 
 FORCE_DELTA_HELP = (
