@@ -8,10 +8,15 @@ import logging
 
 import streamlit as st
 from starlette.middleware import Middleware
+from streamlit.runtime.pages_manager import PagesManager
 
 from fdcore.errors import FdcoreError
 from fdcore.services import runs
 from pages.parts.cookies import OwnerCookie
+
+# ui.py names the pages. Until it has run once, Streamlit would serve the files of pages/ by itself, without frame and navigation:
+# to whoever comes first, by a link to a run.
+PagesManager.uses_pages_directory = False
 
 # The worker of this machine ends some time after the last app has fallen silent.
 STILL_HERE_S = 30.0

@@ -21,8 +21,8 @@ MOST_POINTS = 1200
 # Distinct on both backgrounds, and by kind of line as well; the first two are those of every other chart.
 COLOURS = (INK, ACCENT, "#2a9d5c", "#a64ca6", "#c44e52", "#8a7a2e")
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [4, 4], [1, 3])
-# Stacked charts line up when their labels take the same room.
-AXIS = alt.Axis(format="~g", minExtent=46)
+# Heights hold titles, axes and legends as well as the lines. Stacked charts line up when their labels take the same room.
+AXIS = alt.Axis(minExtent=46, tickCount=5)
 Array = NDArray[np.float64]
 Chart = alt.LayerChart | alt.FacetChart
 
@@ -80,7 +80,7 @@ def drift_charts(
     names = [x.name for x in lines]
     longest = max((float(x.time[-1]) for x in lines), default=1.0) or 1.0
     time = alt.X(
-        "time:Q", title="time (ps)", scale=alt.Scale(domain=[0, longest], nice=False), axis=alt.Axis(format="~g")
+        "time:Q", title="time (ps)", scale=alt.Scale(domain=[0, longest], nice=False), axis=alt.Axis(tickCount=6)
     )
     colour = alt.Color(
         "name:N",
@@ -107,7 +107,7 @@ def _energy(lines: Sequence[Line], quantity: str, shared: Mapping[str, Any]) -> 
             alt.Chart(fitted).mark_line(strokeWidth=1.5).encode(**encoded, y=alt.Y("fit:Q", title="meV/atom"))
         )
     return _finished(
-        layers, f"{quantity} per atom, from its start", "the straight line is the fitted drift", shared, 190
+        layers, f"{quantity} per atom, from its start", "the straight line is the fitted drift", shared, 300
     )
 
 
@@ -126,7 +126,7 @@ def _temperature(lines: Sequence[Line], shared: Mapping[str, Any]) -> Chart:
     y = alt.Y("value:Q", title="K", axis=AXIS, scale=alt.Scale(zero=False))
     if not shared["alone"]:
         data = pd.concat([pd.DataFrame({"time": x.time, "value": x.temperature, "name": x.name}) for x in lines])
-        return _finished([_line(data, y, "temperature (K)", shared)], "Temperature", "", shared, 150)
+        return _finished([_line(data, y, "temperature (K)", shared)], "Temperature", "", shared, 250)
     [only] = lines
     parts = {"all": only.temperature, **(only.by_element if len(only.by_element) > 1 else {})}
     data = pd.concat([pd.DataFrame({"time": only.time, "value": v, "name": k}) for k, v in parts.items()])
@@ -139,7 +139,7 @@ def _temperature(lines: Sequence[Line], shared: Mapping[str, Any]) -> Chart:
     dash = alt.StrokeDash("name:N", scale=alt.Scale(domain=names, range=list(DASHES[: len(names)])), legend=None)
     chart = _line(data, y, "temperature (K)", {**shared, "colour": colour, "dash": dash})
     title = "Temperature, of all atoms and per element" if len(names) > 1 else "Temperature"
-    return _finished([chart], title, "", shared, 150)
+    return _finished([chart], title, "", shared, 250)
 
 
 def _force_delta(lines: Sequence[Line], stop_above: float | None, shared: Mapping[str, Any]) -> Chart:
@@ -155,7 +155,7 @@ def _force_delta(lines: Sequence[Line], stop_above: float | None, shared: Mappin
         )
         layers.append(rule.encode(y="value:Q"))
         subtitle = "dashed: the run stops above this line"
-    return _finished(layers, "U_Delta, the disagreement of the two forces", subtitle, shared, 150)
+    return _finished(layers, "U_Delta, the disagreement of the two forces", subtitle, shared, 250)
 
 
 def _line(data: pd.DataFrame, y: alt.Y, what: str, shared: Mapping[str, Any]) -> alt.Chart:
@@ -197,7 +197,7 @@ def relaxation_charts(descents: Sequence[tuple[str, int, Descent]], fmax: float,
         ]
     data = pd.concat(rows).dropna()
     names = [name for name, _, _ in descents]
-    x = alt.X("iteration:Q", title="iteration", axis=alt.Axis(format="~g", tickMinStep=1))
+    x = alt.X("iteration:Q", title="iteration", axis=alt.Axis(tickMinStep=1, tickCount=8))
     colour = alt.Color(
         "name:N",
         scale=alt.Scale(domain=names, range=list(COLOURS[: len(names)])),
@@ -224,12 +224,12 @@ def relaxation_charts(descents: Sequence[tuple[str, int, Descent]], fmax: float,
 
     kinds = [f"{force}, which drives", f"{other}, which does not"]
     legend = alt.Legend(title=None, orient="top", labelLimit=300)
-    forces = part("force", "Largest force on an atom", "eV/Å", 170, log=True).encode(
+    forces = part("force", "Largest force on an atom", "eV/Å", 280, log=True).encode(
         strokeDash=alt.StrokeDash("what:N", scale=alt.Scale(domain=kinds, range=[[1, 0], [5, 3]]), legend=legend)
     )
     aim = alt.Chart(pd.DataFrame({"value": [fmax]})).mark_rule(color=QUIET, strokeDash=[2, 3]).encode(y="value:Q")
-    energy = part("energy", "Energy per atom, from its start", "meV/atom", 150)
-    return energy, forces + aim, part("u", "U_Delta along the way", "eV/Å", 130)
+    energy = part("energy", "Energy per atom, from its start", "meV/atom", 240)
+    return energy, forces + aim, part("u", "U_Delta along the way", "eV/Å", 220)
 
 
 def advice_chart(advice: Advice) -> Chart:
@@ -252,7 +252,7 @@ def advice_chart(advice: Advice) -> Chart:
             }
         )
     data = pd.DataFrame(rows, columns=["arm", "kind", "drift", "low", "high", "speed", "hot"])
-    x = alt.X("speed:Q", title="ns/day", scale=alt.Scale(zero=False, padding=20), axis=alt.Axis(format="~g"))
+    x = alt.X("speed:Q", title="ns/day", scale=alt.Scale(zero=False, padding=20), axis=alt.Axis(tickCount=6))
     kinds = ["conservative", "mts", "recommended", "direct"]
     colour = alt.Color(
         "kind:N",
@@ -265,7 +265,7 @@ def advice_chart(advice: Advice) -> Chart:
         alt.Tooltip("speed:Q", title="ns/day", format=".3g"),
         alt.Tooltip("hot:Q", title="T − T of F_c (K)", format=".3g"),
     ]
-    drift = alt.Y("drift:Q", title="drift (meV/atom/ps)", axis=alt.Axis(format="~g"))
+    drift = alt.Y("drift:Q", title="drift (meV/atom/ps)", axis=alt.Axis(tickCount=6))
     layers: list[Any] = []
     reference = data[data["arm"] == "conservative"]
     if len(reference):
@@ -287,4 +287,4 @@ def advice_chart(advice: Advice) -> Chart:
         points.mark_text(dy=-14, fontSize=12).encode(x=x, y=drift, text="arm:N", color=alt.value(QUIET)),
     ]
     title = chart_title("Drift against speed", f"band: within {advice.tolerance:g} meV/atom/ps of F_c")
-    return alt.layer(*layers).properties(height=320, width="container", title=title)
+    return alt.layer(*layers).properties(height=380, width="container", title=title)

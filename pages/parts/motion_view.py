@@ -26,6 +26,8 @@ TICK_S, FRAMES_TICK_S = 1.0, 4.0
 # Numbers that a trajectory may send to the browser, and frames at most.
 MOST_NUMBERS, MOST_FRAMES = 500_000, 200
 MOST_COMPARED = 6
+# Charts beside the trajectory.
+LAYOUT = (3, 2)
 DRIFT_HELP = (
     "The fitted slope of the conserved quantity per atom (total energy in NVE), with a 95 % interval that respects correlation along the "
     "run. A force that is the slope of an energy has none, but for the error of the time step."
@@ -42,15 +44,37 @@ def show(run: runs.Run) -> None:
         )
     if run.active:
         _live()
-        _live_frames()
+        left, right = st.columns(LAYOUT, gap="large")
+        with left:
+            _live_charts()
+        with right:
+            _live_frames()
         return
     try:
         found = moving.motion(run)
         _ended(run)
-        _results(run, found, live=False)
-        _below(run, found)
+        _head(found, live=False)
+        _details(run.id)
     except FdcoreError as error:
         st.error(f"**{plain(error.message)}** {plain(error.hint)}", icon=":material/error:")
+
+
+@st.fragment
+def _details(run_id: str) -> None:
+    """Charts beside the trajectory: stopping at a moment draws only these again."""
+    run = moving.shown()
+    if run is None or run.id != run_id:
+        st.rerun()
+        return
+    found = moving.motion(run)
+    left, right = st.columns(LAYOUT, gap="large")
+    with left:
+        _charts(found, live=False)
+    with right:
+        _trajectory(run, found)
+        if run.task == "md":
+            _choose_compared(run)
+        _take_away(run, found)
 
 
 # ---- while it goes on ----------------------------------------------------------------------------------------------
@@ -86,7 +110,14 @@ def _live() -> None:
                 args=(run.id, False),
             )
             st.caption("It goes on when this page is closed; the Runs page keeps it.")
-    _results(run, runs.motion_of(run), live=True)
+    _head(runs.motion_of(run), live=True)
+
+
+@st.fragment(run_every=TICK_S)
+def _live_charts() -> None:
+    run = moving.shown()
+    if run is not None and run.active:
+        _charts(runs.motion_of(run), live=True)
 
 
 @st.fragment(run_every=FRAMES_TICK_S)
@@ -133,25 +164,31 @@ def _go_on(run_id: str) -> None:
 # ---- results -------------------------------------------------------------------------------------------------------
 
 
-def _results(run: runs.Run, found: Motion, *, live: bool) -> None:
-    if found.descents:
-        _relaxation(found, whole=run.task == "relax")
-    if run.task == "relax":
-        return
-    if run.task == "mts-advisor":
+def _head(found: Motion, *, live: bool) -> None:
+    """Words and numbers, above the charts."""
+    for system, descent in found.descents.items():
+        if descent.text:
+            agree = descent.text.startswith("Both")
+            icon = ":material/check_circle:" if agree else ":material/warning:"
+            name = f"**{plain(found.name_of(system))}**: " if len(found.systems) > 1 else ""
+            st.markdown(f"{icon} {name}{plain(descent.text)}")
+    if found.spec.task == "mts-advisor":
         _advice(found)
-        if not live:
-            return
-    leg = _leg(found)
+    if found.spec.task != "md":
+        return
+    leg = found.latest_leg
     if leg is None:
         st.caption("The first numbers will show here.")
         return
-    summaries = [motion.summary(found, leg, k) for k in range(len(found.systems)) if (leg, k) in found.tracks]
-    if run.task == "md":
-        _sentence(summaries, live)
-        _metrics(summaries)
-        _why_ended(found, summaries)
-    _charts(found, leg, summaries, live)
+    summaries = _summaries(found, leg)
+    _sentence(summaries, live)
+    _metrics(summaries)
+    for index in range(len(found.legs)):
+        _why_ended(found, _summaries(found, index))
+
+
+def _summaries(found: Motion, leg: int) -> list[Summary]:
+    return [motion.summary(found, leg, k) for k in range(len(found.systems)) if (leg, k) in found.tracks]
 
 
 def _leg(found: Motion) -> int | None:
@@ -159,7 +196,7 @@ def _leg(found: Motion) -> int | None:
     there = sorted({leg for leg, _ in found.tracks})
     if not there:
         return None
-    if len(there) == 1 or found.spec.task == "mts-advisor":
+    if len(there) == 1:
         return there[-1]
     chosen = st.segmented_control(
         "Part of the run",
@@ -224,14 +261,24 @@ def _why_ended(found: Motion, summaries: Sequence[Summary]) -> None:
             )
 
 
-def _charts(found: Motion, leg: int, summaries: Sequence[Summary], live: bool) -> None:
+def _charts(found: Motion, *, live: bool) -> None:
+    if found.spec.task == "relax":
+        _relaxation(found)
+        return
+    if found.spec.task == "mts-advisor":
+        _arms(found)
+        return
+    leg = _leg(found)
+    if leg is None:
+        return
+    summaries = _summaries(found, leg)
     shown = summaries[:MOST_COMPARED]
     lines = [
         line
         for s in shown
         if (line := motion_plots.line(found, leg, s.system, found.name_of(s.system), None if live else s)) is not None
     ]
-    compared = [] if live or found.spec.task != "md" else _compared(found)
+    compared = [] if live else _compared(found)
     own = f"{motion_files.DRIVER_WORDS[found.legs[leg].driver]}, this run"
     if compared:
         first = motion_plots.line(found, leg, shown[0].system, own, shown[0])
@@ -354,14 +401,8 @@ def compare(listed: Sequence[runs.Run]) -> None:
 # ---- relaxation and advice -----------------------------------------------------------------------------------------
 
 
-def _relaxation(found: Motion, *, whole: bool) -> None:
-    for system, descent in found.descents.items():
-        if descent.text:
-            agree = descent.text.startswith("Both")
-            icon = ":material/check_circle:" if agree else ":material/warning:"
-            name = f"**{plain(found.name_of(system))}**: " if len(found.systems) > 1 else ""
-            st.markdown(f"{icon} {name}{plain(descent.text)}")
-    if not whole or found.relaxation is None:
+def _relaxation(found: Motion) -> None:
+    if found.relaxation is None or not found.descents:
         return
     listed = list(found.descents.items())[:MOST_COMPARED]
     charts = motion_plots.relaxation_charts(
@@ -371,6 +412,21 @@ def _relaxation(found: Motion, *, whole: bool) -> None:
     )
     for chart, text in zip(charts, ("Energy per atom", "Largest force of both kinds", "U_Delta"), strict=True):
         st.altair_chart(chart, alt=f"{text} against the iteration of the relaxation.")
+
+
+def _arms(found: Motion) -> None:
+    """Every driver of the advisor on one set of charts."""
+    legs = [k for k, _ in enumerate(found.legs) if k and (k, 0) in found.tracks]
+    lines = [
+        line
+        for k in legs
+        if (line := motion_plots.line(found, k, 0, found.legs[k].name, motion.summary(found, k, 0))) is not None
+    ]
+    if not lines:
+        return
+    charts = motion_plots.drift_charts(lines)
+    for chart, text in zip(charts, ("Energy per atom", "Temperature", "U_Delta"), strict=True):
+        st.altair_chart(chart, alt=f"{text} of every driver against time.")
 
 
 def _advice(found: Motion) -> None:
@@ -466,18 +522,12 @@ def _system_shown(found: Motion) -> int:
 # ---- below ---------------------------------------------------------------------------------------------------------
 
 
-def _below(run: runs.Run, found: Motion) -> None:
-    left, right = st.columns([3, 2], gap="large")
-    with left:
-        _trajectory(run, found)
-    with right:
-        if run.task == "md":
-            _choose_compared(run)
-        _downloads(run, found)
-        st.caption("Repeat this on a command line:")
-        files = list(dict.fromkeys(s.file for s in found.structures))[:8]
-        st.code(dynamics.command_line(files, run.spec), language="bash", wrap_lines=True)
-        _next(run, found)
+def _take_away(run: runs.Run, found: Motion) -> None:
+    _downloads(run, found)
+    st.caption("Repeat this on a command line:")
+    files = list(dict.fromkeys(s.file for s in found.structures))[:8]
+    st.code(dynamics.command_line(files, run.spec), language="bash", wrap_lines=True)
+    _next(run)
 
 
 def _choose_compared(run: runs.Run) -> None:
@@ -569,7 +619,7 @@ def _downloads(run: runs.Run, found: Motion) -> None:
             )
 
 
-def _next(run: runs.Run, found: Motion) -> None:
+def _next(run: runs.Run) -> None:
     with st.container(horizontal=True):
         if owner.may_change(run) and run.state == "done":
             st.button("Repeat", icon=":material/replay:", key="motion-repeat", on_click=_go_on, args=(run.id,))
