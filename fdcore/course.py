@@ -108,6 +108,8 @@ class Course:
         assert self.plan.relaxation is not None
         resume = self._resume
         assert resume is None or isinstance(resume, DescentSnapshot)
+        if resume is not None and not resume.active:
+            return
         descent = Descent(self.model, self.structures, self.plan.relaxation, resume)
         self._now = descent
         clock = time.perf_counter()

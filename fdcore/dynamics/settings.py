@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
-
-import numpy as np
-from numpy.typing import ArrayLike
+from typing import TYPE_CHECKING, Literal
 
 from fdcore.errors import UnsupportedStructureError, UsageError
-from fdcore.records import Structure
+
+# The command line shows these names before anybody needs arrays.
+if TYPE_CHECKING:
+    from collections.abc import Container
+
+    from fdcore.records import Structure
 
 Ensemble = Literal["nve", "nvt"]
 Thermostat = Literal["nose-hoover", "langevin", "vrescale"]
@@ -154,9 +156,9 @@ class Bounds:
         between("stop-closest", self.closest, 0.0, 2.0, "of the sum of covalent radii")
 
 
-def default_timestep_fs(numbers: ArrayLike) -> float:
+def default_timestep_fs(numbers: Container[int]) -> float:
     """0.5 fs where there is hydrogen, else 1 fs; `numbers` are atomic numbers."""
-    return TIMESTEP_WITH_HYDROGEN_FS if (np.asarray(numbers) == 1).any() else TIMESTEP_FS
+    return TIMESTEP_WITH_HYDROGEN_FS if 1 in numbers else TIMESTEP_FS
 
 
 def check_can_move(structure: Structure) -> None:
