@@ -1,6 +1,8 @@
-"""Durations and sizes as people say them: the same on pages, in command lines and in estimates."""
+"""Durations, sizes and measured numbers as people say them: the same on pages, in command lines and in estimates."""
 
 from __future__ import annotations
+
+import math
 
 
 def duration(seconds: float | None) -> str:
@@ -23,3 +25,15 @@ def size(count_of_bytes: float) -> str:
             value = count_of_bytes / limit * 1e3
             return f"{value:.0f} {unit}" if value >= 10 or not value else f"{value:.1f} {unit}"
     return f"{count_of_bytes / 1e9:.1f} GB"
+
+
+def plus_minus(value: float, half_width: float | None, sign: bool = False) -> str:
+    """A measured number with as many digits as its error allows: "96 ± 100", "0.041 ± 0.012"; three digits without one. `sign`: also a plus."""
+    plus = "+" if sign else ""
+    if half_width is None or not half_width or not math.isfinite(half_width):
+        return f"{value:{plus}#.3g}".rstrip(".") if 1e-4 <= abs(value) < 1e4 else f"{value:{plus}.3g}"
+    if not 1e-4 <= half_width < 1e6:
+        return f"{value:{plus}.2e} ± {half_width:.1e}"
+    decimals = 1 - math.floor(math.log10(half_width))
+    shown = max(0, decimals)
+    return f"{round(value, decimals) + 0.0:{plus}.{shown}f} ± {round(half_width, decimals):.{shown}f}"

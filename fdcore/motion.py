@@ -20,6 +20,7 @@ from scipy.stats import t as student
 
 from fdcore import delta
 from fdcore.dynamics.settings import Leg, Relaxation
+from fdcore.human import plus_minus
 from fdcore.records import Structure
 from fdcore.spec import Spec
 from fdcore.statistics import Slope, fitted_slope, mean_with_error
@@ -496,7 +497,7 @@ def sentence(found: Summary) -> str:
     slope = found.drift
     if slope is None or slope.half_width is None:
         return "Too short to say anything about a drift."
-    size = f"{slope.slope:+.3g} ± {slope.half_width:.2g} meV/atom/ps"
+    size = f"{plus_minus(slope.slope, slope.half_width, sign=True)} meV/atom/ps"
     if not slope.significant:
         return f"No drift can be told from fluctuation: {size}."
     kelvin = "" if found.drift_K_per_ps is None else f", as much as {found.drift_K_per_ps.slope:+.3g} K per ps"

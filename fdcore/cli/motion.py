@@ -25,6 +25,7 @@ from fdcore.cli.output import (
     write,
 )
 from fdcore.errors import UsageError
+from fdcore.human import plus_minus
 from fdcore.records import Structure
 from fdcore.services import dynamics, runs
 from fdcore.spec import ModelChoice, Spec
@@ -219,7 +220,7 @@ def _print_advice(found: motion.Motion, out: TextIO) -> None:
 def _slope(slope: Slope | None) -> str:
     if slope is None:
         return "–"
-    return f"{slope.slope:.3g}" + ("" if slope.half_width is None else f" ± {slope.half_width:.2g}")
+    return plus_minus(slope.slope, slope.half_width)
 
 
 def _say(outcome: Outcome, out: str | None) -> None:

@@ -12,6 +12,7 @@ import streamlit as st
 from fdcore import motion, motion_files, motion_plots
 from fdcore.distribution import reference_distribution
 from fdcore.errors import FdcoreError, RunStateError
+from fdcore.human import plus_minus
 from fdcore.motion import Motion, Summary
 from fdcore.scene import trajectory_scene
 from fdcore.services import dynamics, runs
@@ -628,8 +629,7 @@ def _next(run: runs.Run) -> None:
 
 
 def _slope(slope: Slope) -> str:
-    half = "" if slope.half_width is None else f" ± {slope.half_width:.2g}"
-    return f"{slope.slope:.3g}{half}"
+    return plus_minus(slope.slope, slope.half_width)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -126,7 +126,7 @@ def test_page_recovers_by_itself_when_the_server_was_killed(own_server, open_pag
     store = Store(own_server.config)
     [done] = store.list_runs(OPERATOR)
     # A second run of the same owner that is still in work while the server is gone.
-    spec = Spec("drill", None, "", 0, {"steps": 400, "step_seconds": 0.05})
+    spec = Spec("drill", None, "", 0, {"steps": 900, "step_seconds": 0.2})
     engine = Engine(own_server.config)
     long = engine.submit(done.owner, spec, title="a long drill", lane="long")
     while store.run(OPERATOR, long).done < 5:
@@ -141,10 +141,10 @@ def test_page_recovers_by_itself_when_the_server_was_killed(own_server, open_pag
     own_server.start()
     # Nobody touches the pages: they come back by themselves, with what was on them.
     page.wait_for_function("() => !document.querySelector('[data-testid=\"stConnectionStatus\"]')")
-    runs.get_by_text(f"of {400}").first.wait_for()
+    runs.get_by_text("of 900").first.wait_for()
     runs.get_by_text("a long drill").first.wait_for()
     runs.wait_for_function(
-        f"() => {{ const t = document.body.innerText.match(/Step ([0-9]+) of 400/); return t && Number(t[1]) > {before}; }}"
+        f"() => {{ const t = document.body.innerText.match(/Step ([0-9]+) of 900/); return t && Number(t[1]) > {before}; }}"
     )
     settled(page)
     page.get_by_label("Filter").fill("ice")

@@ -111,7 +111,7 @@ def test_a_structure_that_ends_leaves_the_others_as_they_were_alone():
         return [e for e in events(Course(SpringModel(), three, plan, seed=4)) if isinstance(e, Sample)]
 
     whole = samples(None)
-    peaks = np.sort(np.array([s.temperature for s in whole]).max(0))
+    peaks = np.sort(np.array([s.temperature_K for s in whole]).max(0))
     limited = samples(float(peaks[1:].mean()))
     left = set(limited[-1].systems)
     assert 0 < len(left) < 3, "some have ended, some have not"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,6 +108,18 @@ def test_numbers_repeat_to_the_last_bit(dtype):
         torch.set_num_threads(before)
     assert all(torch.equal(f.forces_conservative, found[0].forces_conservative) for f in found)
     assert not torch.are_deterministic_algorithms_enabled(), "the setting of the process is left as it was"
+
+
+def test_the_first_evaluation_of_a_process_is_like_any_other():
+    """A run that is taken up by another process goes on in its bits."""
+    code = (
+        "import fdcore, torch, tests.unit.test_potential as t\n"
+        "p = fdcore.load_model(device='cpu').potential([t.salt()])\n"
+        "x = torch.tensor(t.salt().positions)\n"
+        "f = [p.evaluate(x, direct=True, conservative=True).forces_conservative for _ in range(4)]\n"
+        "assert all(torch.equal(g, f[0]) for g in f), [float((g - f[0]).abs().max()) for g in f]"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True)
 
 
 def test_a_list_taken_up_again_gives_the_same_bits(model):
