@@ -84,7 +84,9 @@ class Course:
     def done(self) -> int:
         """Steps done of `plan.steps`; a finished stage counts whole."""
         relaxation = self.plan.relaxation.steps if self.plan.relaxation else 0
-        here = 0 if self._now is None else (self._now.iteration if isinstance(self._now, Descent) else self._now.step)
+        # Before `run` is called, a saved state says where it goes on.
+        now = self._now or self._resume
+        here = 0 if now is None else now.iteration if isinstance(now, Descent | DescentSnapshot) else now.step
         if self.stage == RELAXATION:
             return min(here, relaxation)
         return relaxation + sum(leg.steps for leg in self.plan.legs[: self.stage]) + here

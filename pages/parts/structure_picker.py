@@ -61,7 +61,7 @@ def _paste_box() -> None:
             "The text of a structure file", height=220, placeholder="2\nLattice=...\nNa 0.0 0.0 0.0\nCl 2.8 0.0 0.0"
         )
         kind = st.selectbox("Read it", list(FORMATS))
-        if st.form_submit_button("Score this text", type="primary"):
+        if st.form_submit_button("Use this text", type="primary"):
             if text.strip():
                 source = services.Source(name="pasted text", data=text.encode(), format=FORMATS[kind])
                 session.choose(session.Choice(origin="paste", label="pasted text", sources=(source,)))

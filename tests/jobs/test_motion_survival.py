@@ -21,7 +21,7 @@ from tests.jobs.conftest import OPERATOR, submit, until
 TABLES = ("series", "relaxation", "frames", "atoms")
 PLANS = {
     "direct NVT": {
-        "steps": 300,
+        "steps": 500,
         "ensemble": "nvt",
         "thermostat": "langevin",
         "relax_fmax_eV_per_A": 0.05,
@@ -29,7 +29,7 @@ PLANS = {
         "timestep_fs": 1.0,
         "frame_every": 20,
     },
-    "multiple time steps": {"steps": 320, "driver": "mts", "mts_stride": 8, "ensemble": "nvt", "timestep_fs": 1.0},
+    "multiple time steps": {"steps": 1600, "driver": "mts", "mts_stride": 8, "ensemble": "nvt", "timestep_fs": 1.0},
 }
 
 
@@ -48,7 +48,7 @@ def test_killed_simulation_ends_in_the_same_bits(config, engine, workers, tmp_pa
     chance = random.Random(name)
     for number in range(3):
         before = engine.store.run(OPERATOR, run_id).done
-        until(lambda b=before: engine.store.run(OPERATOR, run_id).done > b + 20, 120, "it moves")
+        until(lambda b=before: engine.store.run(OPERATOR, run_id).done > b + 60, 120, "it moves")
         time.sleep(chance.uniform(0.0, 0.4))
         if number == 1:
             worker.kill_children()
@@ -58,7 +58,7 @@ def test_killed_simulation_ends_in_the_same_bits(config, engine, workers, tmp_pa
     run = engine.wait(OPERATOR, run_id, 180)
     assert run.state == "done", run.error
     attempts = engine.store.attempts(run_id)
-    assert len(attempts) >= 3 and max(a.done_at_start for a in attempts) > 0
+    assert len(attempts) >= 3 and max(a.done_at_start for a in attempts) > 0, attempts
 
     model = fdcore.load_model(device="cpu")
     alone = execute(spec, structures, lambda _: model, tmp_path / "alone")

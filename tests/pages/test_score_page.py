@@ -138,7 +138,7 @@ def test_two_files_of_one_name_stay_two(app):
 def test_pasted_text_is_scored(app):
     app.run()
     app.text_area[0].input(NACL)
-    [submit] = [b for b in app.button if b.label == "Score this text"]
+    [submit] = [b for b in app.button if b.label == "Use this text"]
     submit.click().run()
     assert not app.exception
     assert app.metric[0].value == f"{expected_force_delta(8):#.3g} eV/Å"
