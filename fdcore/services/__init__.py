@@ -190,11 +190,16 @@ def example_source(example: Example) -> Source:
 # ---- repeat this ---------------------------------------------------------------------------------------------------
 
 
+def as_argument(file: str) -> str:
+    """A file's name where it cannot be taken for an option."""
+    return f"./{file}" if file.startswith("-") else file
+
+
 def command_line(
     files: Sequence[str], model_id: str, *, dtype: str = "float32", charge: int | None = None, spin: int | None = None
 ) -> str:
     """The command that repeats what a page did; options at their default are left out."""
-    words = ["fdcore", "score", *files]
+    words = ["fdcore", "score", *map(as_argument, files)]
     if model_id != default_model_id():
         words += ["--model", model_id]
     if dtype != "float32":

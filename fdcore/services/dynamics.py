@@ -14,6 +14,7 @@ from fdcore.dynamics.settings import check_can_move
 from fdcore.errors import FdcoreError
 from fdcore.human import duration, size
 from fdcore.models.base import (
+    LEAST_SECONDS,
     MEMORY_SHARE,
     available_bytes,
     check_covered,
@@ -153,23 +154,34 @@ def parameters_of(task: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def estimate(
-    card: ModelCard, structures: Sequence[Structure], spec: Spec, measured: float | None = None
+    card: ModelCard, structures: Sequence[Structure], spec: Spec, pace: float | None = None
 ) -> services.Estimate:
-    """What a run of these tasks will cost. `measured`: seconds per evaluation of both forces and edge, from earlier runs."""
-    legs, relaxation, replicas = plan_parts(spec, structures)
-    doubled = 2.0 if spec.model is not None and spec.model.dtype == "float64" else 1.0
-    edges = replicas * sum(estimated_edges(s, card.cutoff_A, card.neighbour_cap) for s in structures)
-    evaluations = _evaluations(legs, relaxation)
-    per_edge = guessed_seconds_per_edge(card) * doubled if measured is None else measured
-    seconds = edges * per_edge * evaluations
+    """What a run of these tasks will cost. `pace`: how many times the guess earlier runs took here; None before there is one."""
+    edges = _edges(card, structures, spec)
+    doubled = _doubled(spec)
+    seconds = _guessed_seconds(card, structures, spec) * (1.0 if pace is None else pace)
     memory = edges * guessed_bytes_per_edge(card) * doubled
     free = available_bytes("cpu")
     text = f"about {duration(seconds)}, {size(memory)} of {size(free)} free"
-    if measured is None:
+    if pace is None:
         text += " (a guess until this model has moved atoms here)"
-    return services.Estimate(
-        seconds, memory / 1e6, free / 1e6, memory < MEMORY_SHARE * free, measured is not None, text
-    )
+    return services.Estimate(seconds, memory / 1e6, free / 1e6, memory < MEMORY_SHARE * free, pace is not None, text)
+
+
+def _guessed_seconds(card: ModelCard, structures: Sequence[Structure], spec: Spec, *, relaxing: bool = True) -> float:
+    legs, relaxation, _ = plan_parts(spec, structures)
+    one = LEAST_SECONDS + _edges(card, structures, spec) * guessed_seconds_per_edge(card) * _doubled(spec)
+    return _evaluations(legs, relaxation if relaxing else None) * one
+
+
+def _edges(card: ModelCard, structures: Sequence[Structure], spec: Spec) -> float:
+    """Of the whole batch."""
+    *_, replicas = plan_parts(spec, structures)
+    return replicas * sum(estimated_edges(s, card.cutoff_A, card.neighbour_cap) for s in structures)
+
+
+def _doubled(spec: Spec) -> float:
+    return 2.0 if spec.model is not None and spec.model.dtype == "float64" else 1.0
 
 
 def _evaluations(legs: Any, relaxation: Any, iterations: int = TYPICAL_ITERATIONS) -> float:
@@ -187,20 +199,17 @@ def _evaluations(legs: Any, relaxation: Any, iterations: int = TYPICAL_ITERATION
     return total
 
 
-def measured_speed(viewer: runs.Viewer, card: ModelCard, dtype: str) -> float | None:
-    """Seconds per evaluation of both forces and edge in this viewer's newest finished simulation with this model; None without one."""
+def measured_pace(viewer: runs.Viewer, card: ModelCard, dtype: str) -> float | None:
+    """How many times the guess this viewer's newest finished simulation with this model took; None without one."""
     for run in runs.list_runs(viewer, states=("done",), limit=50):
         model = run.spec.model
         if run.task != "md" or model is None or (model.id, model.dtype) != (card.id, dtype) or not run.summary:
             continue
         structures = runs.inputs(run)
-        legs, _, replicas = plan_parts(run.spec, structures)
-        edges = replicas * sum(estimated_edges(s, card.cutoff_A, card.neighbour_cap) for s in structures)
-        if run.summary["steps_done"] != [leg.steps for leg in legs]:
-            continue
-        spent, done = sum(run.summary["seconds"][1:]), _evaluations(legs, None)
-        if spent > 1 and edges:
-            return spent / done / edges
+        legs, *_ = plan_parts(run.spec, structures)
+        spent = sum(run.summary["seconds"][1:])
+        if spent > 1 and run.summary["steps_done"] == [leg.steps for leg in legs]:
+            return spent / _guessed_seconds(card, structures, run.spec, relaxing=False)
     return None
 
 
@@ -225,8 +234,9 @@ def submit(
     """
     spec = runs.spec_of(task, structures, model, parameters_of(task, parameters), seed=seed)
     card = services.card(model.id)
-    seconds = estimate(card, structures, spec, measured_speed(viewer, card, model.dtype)).seconds
-    lane = runs.lane_of(model.device, seconds)
+    cost = estimate(card, structures, spec, measured_pace(viewer, card, model.dtype))
+    # Who waits for a second must not wait for what was guessed too short.
+    lane = runs.lane_of(model.device, cost.seconds if cost.measured else 2 * cost.seconds)
     return runs.submit(viewer, spec, structures, title=title, lane=lane, refusals=refusals, again=again)
 
 
@@ -285,7 +295,7 @@ def flags(task: str) -> dict[str, str]:
 
 def command_line(files: Sequence[str], spec: Spec) -> str:
     """The command that repeats a run of these tasks; what is at its default is left out."""
-    words = ["fdcore", spec.task, *files]
+    words = ["fdcore", spec.task, *map(services.as_argument, files)]
     model = spec.model
     if model is not None and model.id != services.default_model_id():
         words += ["--model", model.id]

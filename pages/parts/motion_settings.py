@@ -300,7 +300,7 @@ def _cost_and_start(structures: list[Structure], parameters: dict[str, Any]) -> 
     now = session.settings()
     card = services.card(now.model_id)
     spec = runs.spec_of(moving.kind(), structures, now.model, parameters, seed=moving.seed())
-    cost = dynamics.estimate(card, structures, spec, dynamics.measured_speed(owner.viewer(), card, now.dtype))
+    cost = dynamics.estimate(card, structures, spec, dynamics.measured_pace(owner.viewer(), card, now.dtype))
     here = services.model_is_here(card)
     atoms = sum(s.n_atoms for s in structures) * int(parameters.get("replicas", 1))
     with st.container(horizontal=True, vertical_alignment="center"):

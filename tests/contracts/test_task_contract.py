@@ -123,7 +123,7 @@ def _through_a_file(state: Checkpoint) -> Checkpoint:
 
 
 def _run(job: Job, kept: Record):
-    """All of a run: (records, states with what had been recorded at each, result)."""
+    """All of a run: (records, states with what had been recorded and how far it was at each, result)."""
     states, kinds = [], []
     run = task(job.spec.task).run(job)
     while True:
@@ -134,7 +134,8 @@ def _run(job: Job, kept: Record):
         kinds.append(record)
         kept.add(record)
         if isinstance(record, Savable):
-            states.append((_through_a_file(record.take()), kept.copy()))
+            done = [k.done for k in kinds if isinstance(k, Progress)][-1]
+            states.append((_through_a_file(record.take()), kept.copy(), done))
 
 
 def _unmeasured(result: dict) -> dict:
@@ -174,10 +175,10 @@ def test_rows_are_those_it_declares(job):
 def test_continued_from_any_state_it_ends_the_same(job):
     whole = Record()
     _, states, result = _run(job, whole)
-    for state, recorded in states:
+    for state, recorded, done in states:
         continued = recorded.copy()
         kinds, _, again = _run(replace(job, state=state), continued)
-        assert isinstance(kinds[0], Progress)
+        assert isinstance(kinds[0], Progress) and kinds[0].done == done, "it says how far it was"
         assert _unmeasured(again) == _unmeasured(result)
         assert continued.text() == whole.text()
 
