@@ -95,7 +95,7 @@ def simulated(model: OrbModel, structure: Structure, copies: int = 1, **changes:
     return steps
 
 
-def peer(model: OrbModel, structure: Structure) -> Callable[[int], None]:
+def peer(model: OrbModel, structure: Structure) -> Callable[[int], Any]:
     atoms = structure.to_atoms()
     atoms.set_momenta(maxwell_boltzmann([structure], 300.0, new_generator(0, "cpu")))
     atoms.calc = ORBCalculator(model.module, model.adapter, device=model.device)

@@ -27,11 +27,21 @@ def size(count_of_bytes: float) -> str:
     return f"{count_of_bytes / 1e9:.1f} GB"
 
 
+def three_digits(value: float, sign: bool = False) -> str:
+    """Three significant digits, plain while that is readable: 0.0412, 1.20, 113, 1060, 1.2e-06. `sign`: also a plus."""
+    plus = "+" if sign else ""
+    if value != 0 and not 1e-4 <= abs(value) < 1e5:
+        return f"{value:{plus}.2e}"
+    if abs(value) >= 999.5:
+        return f"{float(f'{value:.3g}'):{plus}.0f}"
+    return f"{value:{plus}#.3g}".rstrip(".")
+
+
 def plus_minus(value: float, half_width: float | None, sign: bool = False) -> str:
     """A measured number with as many digits as its error allows: "96 ± 100", "0.041 ± 0.012"; three digits without one. `sign`: also a plus."""
-    plus = "+" if sign else ""
     if half_width is None or not half_width or not math.isfinite(half_width):
-        return f"{value:{plus}#.3g}".rstrip(".") if 1e-4 <= abs(value) < 1e4 else f"{value:{plus}.3g}"
+        return three_digits(value, sign)
+    plus = "+" if sign else ""
     if not 1e-4 <= half_width < 1e6:
         return f"{value:{plus}.2e} ± {half_width:.1e}"
     decimals = 1 - math.floor(math.log10(half_width))

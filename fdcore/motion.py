@@ -20,7 +20,7 @@ from scipy.stats import t as student
 
 from fdcore import delta
 from fdcore.dynamics.settings import Leg, Relaxation
-from fdcore.human import plus_minus
+from fdcore.human import plus_minus, three_digits
 from fdcore.records import Structure
 from fdcore.spec import Spec
 from fdcore.statistics import Slope, fitted_slope, mean_with_error
@@ -500,7 +500,11 @@ def sentence(found: Summary) -> str:
     size = f"{plus_minus(slope.slope, slope.half_width, sign=True)} meV/atom/ps"
     if not slope.significant:
         return f"No drift can be told from fluctuation: {size}."
-    kelvin = "" if found.drift_K_per_ps is None else f", as much as {found.drift_K_per_ps.slope:+.3g} K per ps"
+    kelvin = (
+        ""
+        if found.drift_K_per_ps is None
+        else f", as much as {three_digits(found.drift_K_per_ps.slope, sign=True)} K per ps"
+    )
     cause = ""
     if found.driver == "direct":
         cause = " The direct force is not the slope of the energy, so it pumps energy in or out."

@@ -457,7 +457,7 @@ def _repeatable() -> Iterator[None]:
     order its threads come (2e-7 eV/Å from call to call), and the package's scripted spherical harmonics are compiled anew on their
     second call in a process, so that a run taken up elsewhere would differ from its first step on (2e-9). Neither costs anything that can
     be measured. CUDA is left as it is."""
-    with torch.jit.optimized_execution(False):
+    with torch.jit.optimized_execution(False):  # type: ignore[reportPrivateImportUsage]
         if torch.are_deterministic_algorithms_enabled():
             yield
             return

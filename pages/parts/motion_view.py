@@ -12,7 +12,7 @@ import streamlit as st
 from fdcore import motion, motion_files, motion_plots
 from fdcore.distribution import reference_distribution
 from fdcore.errors import FdcoreError, RunStateError
-from fdcore.human import plus_minus
+from fdcore.human import plus_minus, three_digits
 from fdcore.motion import Motion, Summary
 from fdcore.scene import trajectory_scene
 from fdcore.services import dynamics, runs
@@ -20,7 +20,7 @@ from fdcore.statistics import Slope
 from fdcore.tasks.motion import RELAXATION
 from pages.parts import moving, owner, running, words
 from pages.parts.viewer import player
-from pages.parts.words import plain, three_digits
+from pages.parts.words import plain
 
 # A running simulation is looked at about once a second; its frames, which are heavier, less often.
 TICK_S, FRAMES_TICK_S = 1.0, 4.0

@@ -69,14 +69,6 @@ DOES_NOT_TELL = (
 )
 
 
-def three_digits(value: float) -> str:
-    """Three significant digits, plain while that is readable: 0.0412, 1.20, 113, 1.2e-06."""
-    if value != 0 and not 1e-4 <= abs(value) < 1e4:
-        return f"{value:.2e}"
-    text = f"{value:#.3g}"
-    return text.rstrip(".")
-
-
 def plain(text: str) -> str:
     """Text of a user or a file name for a place that reads Markdown: shown as it is, never as markup."""
     text = text.replace("`", "")
