@@ -76,14 +76,15 @@ def ask() -> None:
     """The settings, the cost, and the button that starts."""
     for failure in session.parsed().failures:
         failed(failure)
-    st.segmented_control(
+    # Not a segmented control: Streamlit draws what is chosen there in a colour that a dark page has too little contrast for.
+    st.session_state["motion-kind"] = moving.kind()
+    st.radio(
         "What to run",
         list(moving.KINDS),
         format_func=lambda k: moving.KINDS[k],
-        default=moving.kind(),
         key="motion-kind",
-        required=True,
-        on_change=lambda: moving.set_kind(st.session_state["motion-kind"] or "md"),
+        horizontal=True,
+        on_change=lambda: moving.set_kind(st.session_state["motion-kind"]),
     )
     _which()
     structures = moving.chosen()
@@ -133,14 +134,14 @@ def _name(structure: Structure) -> str:
 
 def _md(structures: list[Structure]) -> None:
     presets = dynamics.PRESETS
-    st.segmented_control(
+    st.session_state["motion-preset"] = moving.preset()
+    st.radio(
         "Protocol",
         list(presets),
         format_func=lambda k: presets[k].title,
-        default=moving.preset(),
         key="motion-preset",
-        required=True,
-        on_change=lambda: moving.set_preset(st.session_state["motion-preset"] or "quick"),
+        horizontal=True,
+        on_change=lambda: moving.set_preset(st.session_state["motion-preset"]),
     )
     st.caption(presets[moving.preset()].description)
     now = _effective(MdParameters, structures)

@@ -199,15 +199,15 @@ def _leg(found: Motion) -> int | None:
         return None
     if len(there) == 1:
         return there[-1]
-    chosen = st.segmented_control(
+    return st.radio(
         "Part of the run",
         there,
+        index=len(there) - 1,
         format_func=lambda k: found.legs[k].name.capitalize(),
-        default=there[-1],
         key=f"leg-{len(there)}",
+        horizontal=True,
         label_visibility="collapsed",
     )
-    return there[-1] if chosen is None else chosen
 
 
 def _sentence(summaries: Sequence[Summary], live: bool) -> None:

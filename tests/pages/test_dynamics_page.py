@@ -86,7 +86,7 @@ def test_default_time_step_follows_hydrogen_and_presets_set_everything(page):
     page.query_params["example"] = "ice_XI"
     page.file_uploader[0].set_value([("salt.extxyz", NACL.encode(), "text/plain")]).run()
     assert page.number_input(key="motion-md-temperature_K").value == 300.0
-    page.segmented_control(key="motion-preset").set_value("paper").run()
+    page.radio(key="motion-preset").set_value("paper").run()
     assert page.number_input(key="motion-md-thermostat_time_fs").value == 10.0
     assert page.number_input(key="motion-md-timestep_fs").value == 0.5
     assert page.number_input(key="motion-md-relax_fmax_eV_per_A").value == 0.05
@@ -180,7 +180,7 @@ def test_runs_are_laid_over_each_other(salt):
 
 
 def test_relaxation_says_where_it_ended(salt):
-    salt.segmented_control(key="motion-kind").set_value("relax").run()
+    salt.radio(key="motion-kind").set_value("relax").run()
     set_number(salt, "motion-relax-steps", 3)
     start(salt)
     run = newest()
@@ -192,7 +192,7 @@ def test_relaxation_says_where_it_ended(salt):
 def test_advice_becomes_the_next_run(salt):
     # The model pulls all atoms to one place: it is not relaxed, and moves for a moment only.
     salt.session_state["fd_motion_changes"] = {"mts-advisor": {"relax_fmax_eV_per_A": None, "timestep_fs": 0.2}}
-    salt.segmented_control(key="motion-kind").set_value("mts-advisor").run()
+    salt.radio(key="motion-kind").set_value("mts-advisor").run()
     set_number(salt, "motion-mts-advisor-steps", 16)
     set_number(salt, "motion-mts-advisor-equilibrate_steps", 5)
     set_number(salt, "motion-mts-advisor-tolerance_meV_per_atom_per_ps", 1e6)
