@@ -53,7 +53,7 @@ with reading[1]:
     st.write(words.TELLS)
     st.markdown("#### What to do next")
     st.markdown(
-        "Look at the atoms with the largest u_i. If U_Delta is high, use the conservative force, a shorter leash (fewer steps "
+        "Look at the atoms with the largest u_i, and watch the energy of a short simulation on the Dynamics page. If U_Delta is high, use the conservative force, a shorter leash (fewer steps "
         "before a check), a model trained on such structures, or a reference calculation for exactly this one."
     )
 with reading[2]:
