@@ -34,10 +34,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from ase.md.verlet import VelocityVerlet
+from evaluate import load, spread
 from orb_models.forcefield.inference.calculator import ORBCalculator
-from orb_models.forcefield.pretrained import orb_v3_direct_architecture
 
-import fdcore
 from fdcore import motion, services
 from fdcore.dynamics.settings import Bounds, Leg
 from fdcore.dynamics.simulation import Simulation, maxwell_boltzmann, new_generator, run
@@ -48,7 +47,6 @@ from fdcore.spec import ModelChoice
 from fdcore.tasks.run import execute
 from fdcore.units import FS
 
-SPEED = ("ase", "direct", "monitored", "mts", "conservative")
 STEP_FS, STRIDE, MONITOR, REPLICAS = 1.0, 8, 10, 16
 # To reach, from the project's plan: the comparison and the figure, for the embedded model and for the full one.
 TARGETS = {
@@ -60,17 +58,6 @@ TARGETS = {
     ("full", "mts / direct"): ("<=", 1.25),
     ("embedded", "one / sixteen"): (">=", 3.0),
 }
-
-
-def load(name: str, device: str) -> OrbModel:
-    """ "embedded", or "full": the published Orb v3 architecture with random weights through the official loader."""
-    if name == "embedded":
-        return fdcore.load_model(device=device)  # type: ignore[return-value]
-    with tempfile.TemporaryDirectory() as folder:
-        torch.manual_seed(0)
-        path = Path(folder) / "random.ckpt"
-        torch.save(orb_v3_direct_architecture(device="cpu").state_dict(), path)
-        return fdcore.load_model("orb-v3-direct-inf-mpa", device=device, weights=path)  # type: ignore[return-value]
 
 
 def example(name: str) -> Structure:
@@ -141,13 +128,8 @@ def measure_speed(name: str, device: str, rounds: int) -> dict[str, Any]:
         "model": name,
         "atoms": structure.n_atoms,
         "seconds": {way: statistics.median(v) for way, v in seconds.items()},
-        "ratios": {f"{a} / {b}": _spread(seconds[a], seconds[b]) for a, b in ratios},
+        "ratios": {f"{a} / {b}": spread(seconds[a], seconds[b]) for a, b in ratios},
     }
-
-
-def _spread(above: list[float], below: list[float]) -> dict[str, float]:
-    found = [a / b for a, b in zip(above, below, strict=True)]
-    return {"median": statistics.median(found), "min": min(found), "max": max(found)}
 
 
 # ---- drift ---------------------------------------------------------------------------------------------------------

@@ -232,7 +232,7 @@ def _metrics(summaries: Sequence[Summary]) -> None:
     kelvin = first.drift_K_per_ps
     cells[1].metric(
         "As heat",
-        "–" if kelvin is None else f"{three_digits(kelvin.slope)} K/ps",
+        "–" if kelvin is None else f"{_slope(kelvin)} K/ps",
         help="The same energy as a temperature, if all of it went into motion.",
     )
     ratio = first.drift_over_fluctuation_per_ps
