@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from tests.jobs.conftest import OPERATOR, submit, until
 TABLES = ("series", "relaxation", "frames", "atoms")
 PLANS = {
     "direct NVT": {
-        "steps": 500,
+        "steps": 240,
         "ensemble": "nvt",
         "thermostat": "langevin",
         "relax_fmax_eV_per_A": 0.05,
@@ -29,7 +30,7 @@ PLANS = {
         "timestep_fs": 1.0,
         "frame_every": 20,
     },
-    "multiple time steps": {"steps": 1600, "driver": "mts", "mts_stride": 8, "ensemble": "nvt", "timestep_fs": 1.0},
+    "multiple time steps": {"steps": 800, "driver": "mts", "mts_stride": 8, "ensemble": "nvt", "timestep_fs": 1.0},
 }
 
 
@@ -43,7 +44,7 @@ def salt() -> Structure:
 def test_killed_simulation_ends_in_the_same_bits(config, engine, workers, tmp_path, name):
     structures = [salt()]
     spec = runs.spec_of("md", structures, ModelChoice(fdcore.list_models()[0].id, device="cpu"), PLANS[name], seed=5)
-    worker = workers(config)
+    worker = workers(replace(config, threads=1))
     run_id = submit(engine, spec, lane="long", also=lambda c, run: stored.add(c, run, structures, []))
     chance = random.Random(name)
     for number in range(2):
