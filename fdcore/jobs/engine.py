@@ -13,7 +13,7 @@ from fdcore.errors import RunStateError
 from fdcore.jobs import queue, supervisor
 from fdcore.spec import Spec
 from fdcore.store.files import latest_folder, remove_files
-from fdcore.store.records import Run, Viewer
+from fdcore.store.records import Place, Run, Viewer
 from fdcore.store.runs import Store
 from fdcore.tasks import task
 
@@ -43,9 +43,9 @@ class Engine:
         """
         task(spec.task).check(spec)
 
-        def join(connection: sa.Connection, run_id: str, turn: int) -> None:
-            also(connection, run_id)
-            queue.offer(self.config, connection, run_id, lane, 0, turn)
+        def join(connection: sa.Connection, place: Place) -> None:
+            also(connection, place.run)
+            queue.offer(self.config, connection, place)
 
         return self.store.submit(owner, spec, title=title, lane=lane, parent=parent, also=join)
 

@@ -292,7 +292,7 @@ class Supervisor:
         self._requeue(worker, lambda run_id: False)
 
     def _requeue(self, worker: str, attended: Callable[[str], bool]) -> None:
-        back = self.store.requeue(worker, lambda c, *run: queue.offer(self.config, c, *run), attended=attended)
+        back = self.store.requeue(worker, lambda c, place: queue.offer(self.config, c, place), attended=attended)
         if back:
             log.warning("%d runs of %s go on", len(back), worker)
 
@@ -302,9 +302,9 @@ class Supervisor:
         taking and beginning them)."""
         self._requeue(self.config.name, self._working.__contains__)
         self._bury()
-        for run_id, lane, attempt, turn in self.store.queued():
-            if not queue.waits(self.config, run_id, attempt):
-                queue.offer_again(self.config, self.store, run_id, lane, attempt, turn)
+        for place in self.store.queued():
+            if not queue.waits(self.config, place.run, place.attempt):
+                queue.offer_again(self.config, self.store, place)
 
     def prune(self) -> bool:
         """What the operator's retention says, and deliveries that nobody asks for any more. False where more is left to do

@@ -171,8 +171,8 @@ def list_runs(viewer: Viewer, *, states: Sequence[RunState] = (), limit: int = 2
 
 
 def in_order(listed: Iterable[Run]) -> list[Run]:
-    """Active runs as they will end: those in work, then those that wait, by turn."""
-    return sorted(listed, key=lambda r: (r.state == "queued", r.turn, r.created_at))
+    """Active runs as they will end: those in work, then those that wait, what was interrupted first, then by turn."""
+    return sorted(listed, key=lambda r: (r.state == "queued", r.attempt == 0, r.turn, r.created_at))
 
 
 def count_runs(viewer: Viewer, states: Sequence[RunState] = ()) -> int:

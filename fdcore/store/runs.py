@@ -20,9 +20,12 @@ from fdcore.config import MB, Config
 from fdcore.errors import QuotaError, RunStateError, StoreError, UnknownRunError
 from fdcore.spec import Spec
 from fdcore.store import database, schema
-from fdcore.store.records import ACTIVE, ENDED, Attempt, Run, RunState, Viewer, Waiting, Worker, run_of
+from fdcore.store.records import ACTIVE, ENDED, Attempt, Place, Run, RunState, Viewer, Waiting, Worker, run_of
 
 runs, attempts, workers = schema.runs, schema.attempts, schema.workers
+# The columns of a `Place`, and the order in which waiting runs are served: the queue has the same (fdcore/jobs/queue.py).
+PLACE = (runs.c.id, runs.c.lane, runs.c.attempt, runs.c.turn, runs.c.created_at)
+ORDER = (sa.case((runs.c.attempt > 0, 0), else_=1), runs.c.turn, runs.c.created_at)
 
 
 class Store:
@@ -67,11 +70,11 @@ class Store:
         title: str,
         lane: str,
         parent: str | None = None,
-        also: Callable[[sa.Connection, str, int], None] = lambda connection, run_id, turn: None,
+        also: Callable[[sa.Connection, Place], None] = lambda connection, place: None,
     ) -> str:
-        """A new queued run; returns its id. `also(connection, id, turn)` joins the same transaction: the run exists with
+        """A new queued run; returns its id. `also(connection, place)` joins the same transaction: the run exists with
         its inputs and its place in the queue, or not at all. Raises QuotaError."""
-        run_id = new_token()
+        run_id, now = new_token(), time.time()
         with self.begin() as connection:
             self._require_quota(connection, owner)
             turn = self._turn(connection, owner, lane)
@@ -87,12 +90,12 @@ class Store:
                     spec_sha256=spec.sha256,
                     work_sha256=spec.work_sha256,
                     turn=turn,
-                    created_at=time.time(),
+                    created_at=now,
                     total=float(spec.n_structures),
                     parent=parent,
                 )
             )
-            also(connection, run_id, turn)
+            also(connection, Place(run_id, lane, 0, turn, now))
         return run_id
 
     def _require_quota(self, connection: sa.Connection, owner: str) -> None:
@@ -216,7 +219,7 @@ class Store:
 
     def waiting(self, run: Run) -> Waiting:
         """What a queued run waits for."""
-        before = sa.or_(runs.c.turn < run.turn, sa.and_(runs.c.turn == run.turn, runs.c.created_at < run.created_at))
+        before = sa.tuple_(*ORDER) < sa.tuple_(sa.literal(0 if run.attempt else 1), run.turn, run.created_at)
         in_lane = runs.c.lane == run.lane
         with self.begin() as connection:
             ahead = connection.execute(
@@ -330,18 +333,17 @@ class Store:
     def requeue(
         self,
         worker: str,
-        also: Callable[[sa.Connection, str, str, int, int], None],
+        also: Callable[[sa.Connection, Place], None],
         *,
         attended: Callable[[str], bool] = lambda run_id: False,
     ) -> tuple[str, ...]:
         """Put every run that a worker held back into its lane, because that worker is gone or, except for the `attended`
-        ones, has let go of it; returns their ids. `also(connection, id, lane, attempt, turn)` joins the same transaction."""
-        query = sa.select(runs.c.id, runs.c.lane, runs.c.attempt, runs.c.turn).where(
-            runs.c.worker == worker, runs.c.state == "running"
-        )
+        ones, has let go of it; returns their ids. `also(connection, place)` joins the same transaction. These runs are the
+        next to be served: who waited for a turn once does not wait for it again."""
+        query = sa.select(*PLACE).where(runs.c.worker == worker, runs.c.state == "running")
         back = []
         with self.begin() as connection:
-            for row in connection.execute(query).all():
+            for row in connection.execute(query.order_by(*ORDER)).all():
                 if attended(row.id):
                     continue
                 taken = connection.execute(
@@ -354,7 +356,7 @@ class Store:
                     self._close_attempts(
                         connection, row.id, "lost", f"The worker {worker} ended, or lost the database, meanwhile."
                     )
-                    also(connection, row.id, row.lane, row.attempt, row.turn)
+                    also(connection, Place(*row))
                     back.append(row.id)
         return tuple(back)
 
@@ -381,11 +383,11 @@ class Store:
                 error = "The worker failed while it was handling this run."
                 self._end(connection, run_id, mine, "failed", error=error, hint="The operator finds why in its log.")
 
-    def queued(self) -> tuple[tuple[str, str, int, int], ...]:
-        """(id, lane, attempt, turn) of every waiting run."""
-        query = sa.select(runs.c.id, runs.c.lane, runs.c.attempt, runs.c.turn).where(runs.c.state == "queued")
+    def queued(self) -> tuple[Place, ...]:
+        """Every waiting run, in the order in which they will be served."""
+        query = sa.select(*PLACE).where(runs.c.state == "queued").order_by(*ORDER)
         with self.begin() as connection:
-            return tuple(tuple(row) for row in connection.execute(query))
+            return tuple(Place(*row) for row in connection.execute(query))
 
     @staticmethod
     def _close_attempts(connection: sa.Connection, run_id: str, outcome: str, note: str) -> None:
