@@ -75,8 +75,12 @@ class Engine:
     # ---- the worker of this machine ----------------------------------------------------------------------------------
 
     def app_is_open(self) -> None:
-        """Tell the worker of this machine that somebody looks; start it where there is none and the operator lets us."""
+        """Tell the worker of this machine that it is wanted; start it where there is none and the operator lets us."""
         supervisor.app_is_open(self.config)
+
+    def page_is_open(self) -> None:
+        """The same, and that somebody will want the default model soon."""
+        supervisor.page_is_open(self.config)
 
 
 @cache

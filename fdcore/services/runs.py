@@ -38,8 +38,13 @@ def current() -> Engine:
 
 
 def app_is_open() -> None:
-    """Say that somebody looks: starts this machine's worker, and warms it up, where the operator lets us."""
+    """Say that this machine's worker is wanted: starts it where there is none and the operator lets us."""
     current().app_is_open()
+
+
+def page_is_open() -> None:
+    """Say that a person is choosing what to compute: the worker also loads the default model meanwhile."""
+    current().page_is_open()
 
 
 # ---- submitting ----------------------------------------------------------------------------------------------------
