@@ -20,7 +20,7 @@ from fdcore.config import MB, Config
 from fdcore.errors import QuotaError, RunStateError, StoreError, UnknownRunError
 from fdcore.spec import Spec
 from fdcore.store import database, schema
-from fdcore.store.records import ACTIVE, ENDED, Attempt, Place, Run, RunState, Viewer, Waiting, Worker, run_of
+from fdcore.store.records import ACTIVE, ENDED, Attempt, Outline, Place, Run, RunState, Viewer, Waiting, Worker, run_of
 
 runs, attempts, workers = schema.runs, schema.attempts, schema.workers
 # The columns of a `Place`, and the order in which waiting runs are served: the queue has the same (fdcore/jobs/queue.py).
@@ -185,6 +185,23 @@ class Store:
             query = query.where(runs.c.task.in_(tasks))
         with self.begin() as connection:
             return tuple(map(run_of, connection.execute(query.limit(limit).offset(offset))))
+
+    def active_runs(self, viewer: Viewer, *, limit: int = 200, offset: int = 0) -> tuple[Run, ...]:
+        """The viewer's runs that are in work, then those that wait, as they will be served."""
+        waits = sa.case((runs.c.state == "running", 0), else_=1)
+        query = self._mine(sa.select(runs), viewer).where(runs.c.state.in_(ACTIVE)).order_by(waits, *ORDER)
+        with self.begin() as connection:
+            return tuple(map(run_of, connection.execute(query.limit(limit).offset(offset))))
+
+    def outline(self, viewer: Viewer) -> Outline:
+        """What a page that lists a viewer's runs asks often, to know whether it must list them anew."""
+        counts = self._mine(sa.select(runs.c.state, sa.func.count()), viewer).group_by(runs.c.state)
+        newest = self._mine(sa.select(runs.c.id), viewer).order_by(runs.c.created_at.desc(), runs.c.id).limit(1)
+        with self.begin() as connection:
+            found: dict[str, int] = dict(tuple(row) for row in connection.execute(counts))
+            first = connection.execute(newest).scalar_one_or_none()
+        ended = sum(found.get(state, 0) for state in ENDED)
+        return Outline(found.get("running", 0), found.get("queued", 0), ended, first or "")
 
     def count_runs(self, viewer: Viewer, states: Sequence[RunState] = ()) -> int:
         query = self._mine(sa.select(sa.func.count()).select_from(runs), viewer)

@@ -8,7 +8,6 @@ import pytest
 import sqlalchemy as sa
 
 from fdcore.jobs import queue
-from fdcore.services import runs
 from tests.jobs.conftest import OPERATOR, drill, submit, until
 
 OWNERS, GREEDY = 20, 30
@@ -80,7 +79,7 @@ def test_interrupted_run_is_the_next_to_be_served_and_the_page_says_so(engine, w
     if how == signal.SIGTERM:
         assert [ahead(engine, r) for r in (long, *waiting)] == [0, 1, 2, 3]
         assert [p.run for p in engine.store.queued()] == [long, *waiting]
-        assert [r.id for r in runs.in_order(engine.store.list_runs(OPERATOR))] == [long, *waiting]
+        assert [r.id for r in engine.store.active_runs(OPERATOR)] == [long, *waiting]
     worker.start()
     done = [engine.wait(OPERATOR, r) for r in (long, *waiting)]
     first, second = engine.store.attempts(long)
