@@ -99,12 +99,11 @@ def _moved(summary: Mapping[str, Any]) -> str:
     done, asked = summary["steps_done"][-1], summary["steps_asked"][-1]
     parts = [f"{done:,} steps" if done >= asked else f"ended after {done:,} of {asked:,} steps"]
     mean, ended, systems = summary["force_delta_mean_eV_per_A"], summary["ended"], summary["systems"]
-    if mean is not None:
-        parts.append(f"U_Delta {plus_minus(mean, None)} eV/Å on average")
     if ended and systems > 1:
         parts.append(f"{len(ended)} of {systems} ended early")
-    if ended:
-        parts[-1] += f" ({', '.join(sorted(set(ended)))})"
+    parts[-1] += _why(ended)
+    if mean is not None:
+        parts.append(f"U_Delta {plus_minus(mean, None)} eV/Å on average")
     return ", ".join(parts)
 
 
@@ -112,7 +111,11 @@ def _advised(summary: Mapping[str, Any]) -> str:
     # The first leg is the equilibration, which is no arm.
     done, asked = summary["steps_done"][1:], summary["steps_asked"][1:]
     whole = sum(d >= a for d, a in zip(done, asked, strict=True))
-    return f"{whole} of {len(asked)} arms complete, {asked[0]:,} steps each"
+    return f"{whole} of {len(asked)} arms complete, {asked[0]:,} steps each{_why(summary['ended'])}"
+
+
+def _why(ended: Sequence[str]) -> str:
+    return f" ({', '.join(sorted(set(ended)))})" if ended else ""
 
 
 # The result in a few words, by task, from its summary alone.
