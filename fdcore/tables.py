@@ -91,8 +91,12 @@ def _relaxed(summary: Mapping[str, Any]) -> str:
     ends, most = summary["relaxed"], max((n for _, n in summary["relaxed"]), default=0)
     converged = sum(converged for converged, _ in ends)
     if len(ends) == 1:
-        return f"{'converged' if converged else 'not converged'} after {most:,} iterations"
-    return f"{converged} of {len(ends)} converged, at most {most:,} iterations"
+        return f"{'converged' if converged else 'not converged'} after {_iterations(most)}"
+    return f"{converged} of {len(ends)} converged within {_iterations(most)}"
+
+
+def _iterations(number: int) -> str:
+    return f"{number:,} iteration{'' if number == 1 else 's'}"
 
 
 def _moved(summary: Mapping[str, Any]) -> str:
@@ -115,7 +119,18 @@ def _advised(summary: Mapping[str, Any]) -> str:
 
 
 def _why(ended: Sequence[str]) -> str:
-    return f" ({', '.join(sorted(set(ended)))})" if ended else ""
+    return f" ({', '.join(sorted({REASONS.get(reason, reason) for reason in ended}))})" if ended else ""
+
+
+# Why a structure ended before its time (fdcore/dynamics/simulation.py), where there is little room.
+REASONS = {
+    "not-a-number": "blown up",
+    "temperature": "too hot",
+    "distance": "atoms too close",
+    "force-delta": "U_Delta above the bound",
+    "force-delta-atom": "u_i above the bound",
+    "wall-time": "time is up",
+}
 
 
 # The result in a few words, by task, from its summary alone.

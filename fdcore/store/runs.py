@@ -101,23 +101,30 @@ class Store:
     def _require_quota(self, connection: sa.Connection, owner: str) -> None:
         limits = self.config
         active = sa.func.sum(sa.case((runs.c.state.in_(ACTIVE), 1), else_=0))
-        count, stored = connection.execute(
-            sa.select(sa.func.coalesce(active, 0), sa.func.coalesce(sa.func.sum(runs.c.bytes), 0)).where(
-                runs.c.owner == owner
-            )
-        ).one()
+        count = connection.execute(sa.select(sa.func.coalesce(active, 0)).where(runs.c.owner == owner)).scalar_one()
         if limits.max_active_runs and count >= limits.max_active_runs:
             raise QuotaError(
                 f"{count} of your runs are waiting or running, which is as many as this server allows.",
                 "Wait for one to end, or cancel one on the Runs page.",
             )
-        if limits.max_owner_MB and stored >= limits.max_owner_MB * MB:
-            raise QuotaError(
-                f"Your kept runs hold {stored / MB:,.0f} MB of the {limits.max_owner_MB:,} MB that this server allows.",
-                "Download and delete runs you no longer need on the Runs page.",
-            )
+        self._require_room(connection, owner)
+
+    def require_room(self, owner: str) -> None:
+        """QuotaError where this owner's runs, or those of everybody, hold as much as is allowed: what they do grows no further."""
+        with self.begin() as connection:
+            self._require_room(connection, owner)
+
+    def _require_room(self, connection: sa.Connection, owner: str) -> None:
+        limits, stored = self.config, sa.select(sa.func.coalesce(sa.func.sum(runs.c.bytes), 0))
+        if limits.max_owner_MB:
+            held = connection.execute(stored.where(runs.c.owner == owner)).scalar_one()
+            if held >= limits.max_owner_MB * MB:
+                raise QuotaError(
+                    f"Your kept runs hold {held / MB:,.0f} MB of the {limits.max_owner_MB:,} MB that this server allows.",
+                    "Download and delete runs you no longer need on the Runs page.",
+                )
         if limits.max_total_MB:
-            total = connection.execute(sa.select(sa.func.coalesce(sa.func.sum(runs.c.bytes), 0))).scalar_one()
+            total = connection.execute(stored).scalar_one()
             if total >= limits.max_total_MB * MB:
                 raise QuotaError(
                     f"The runs kept on this server hold all of its {limits.max_total_MB:,} MB.",
