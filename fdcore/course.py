@@ -60,6 +60,8 @@ class Course:
         self.seconds = [0.0] * (len(plan.legs) + 1)
         self.steps_done = [0] * len(plan.legs)
         self.stage = RELAXATION if plan.relaxation is not None else 0
+        # Where relaxations ended, by structure: whether they converged, and after how many iterations.
+        self.relaxed: dict[int, tuple[bool, int]] = {}
         self._positions: dict[int, NDArray[np.float64]] = {}
         # Where legs ended that a later one starts from.
         self._kept: dict[int, Snapshot] = {}
@@ -118,6 +120,7 @@ class Course:
         for event in descent.run():
             if isinstance(event, Relaxed):
                 self._positions[event.system] = event.positions
+                self.relaxed[event.system] = (event.converged, event.iteration)
                 if not event.finite:
                     self._end(RELAXATION, Ended(event.system, event.iteration, "not-a-number", event.note))
             if event is None:
@@ -195,6 +198,7 @@ class Course:
             "seconds": self.seconds,
             "steps_done": self.steps_done,
             "ended": [{"stage": stage, **asdict(e)} for (stage, _), e in self.ended.items()],
+            "relaxed": [[system, *how] for system, how in self.relaxed.items()],
             "kept": {},
         }
         arrays = {f"relaxed/{k}": v for k, v in self._positions.items()}
@@ -216,6 +220,7 @@ class Course:
         for row in values["ended"]:
             ended = Ended(row["system"], row["step"], row["reason"], row["text"])
             self.ended[row["stage"], ended.system] = ended
+        self.relaxed = {system: (converged, iteration) for system, converged, iteration in values.get("relaxed", [])}
         self._positions = {int(k[8:]): v for k, v in arrays.items() if k.startswith("relaxed/")}
         self._kept = {int(k): _take(arrays, f"kept{k}", v) for k, v in values["kept"].items()}
         if "descent" in values:

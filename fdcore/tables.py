@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from fdcore.human import duration, size
+from fdcore.human import duration, plus_minus, size
 from fdcore.records import Score
 from fdcore.store.records import Attempt, Run
 
@@ -79,7 +79,62 @@ def _found(run: Run) -> str:
     if run.task == "score" and run.summary:
         failed = run.summary["failed"]
         return f"{run.summary['scored']} scored" + (f", {failed} failed" if failed else "")
+    # A summary of an older version has no "systems".
+    if run.task in FOUND and run.summary and "systems" in run.summary:
+        return FOUND[run.task](run.summary)
+    if run.state == "cancelled" and run.total:
+        return f"{run.text}, {run.done / run.total:.0%} done"
     return run.text
+
+
+def _relaxed(summary: Mapping[str, Any]) -> str:
+    ends, most = summary["relaxed"], max((n for _, n in summary["relaxed"]), default=0)
+    converged = sum(converged for converged, _ in ends)
+    if len(ends) == 1:
+        return f"{'converged' if converged else 'not converged'} after {_iterations(most)}"
+    return f"{converged} of {len(ends)} converged within {_iterations(most)}"
+
+
+def _iterations(number: int) -> str:
+    return f"{number:,} iteration{'' if number == 1 else 's'}"
+
+
+def _moved(summary: Mapping[str, Any]) -> str:
+    done, asked = summary["steps_done"][-1], summary["steps_asked"][-1]
+    parts = [f"{done:,} steps" if done >= asked else f"ended after {done:,} of {asked:,} steps"]
+    mean, ended, systems = summary["force_delta_mean_eV_per_A"], summary["ended"], summary["systems"]
+    if ended and systems > 1:
+        parts.append(f"{len(ended)} of {systems} ended early")
+    parts[-1] += _why(ended)
+    if mean is not None:
+        parts.append(f"U_Delta {plus_minus(mean, None)} eV/Å on average")
+    return ", ".join(parts)
+
+
+def _advised(summary: Mapping[str, Any]) -> str:
+    # The first leg is the equilibration, which is no arm.
+    done, asked = summary["steps_done"][1:], summary["steps_asked"][1:]
+    whole = sum(d >= a for d, a in zip(done, asked, strict=True))
+    return f"{whole} of {len(asked)} arms complete, {asked[0]:,} steps each{_why(summary['ended'])}"
+
+
+def _why(ended: Sequence[str]) -> str:
+    return f" ({', '.join(sorted({REASONS.get(reason, reason) for reason in ended}))})" if ended else ""
+
+
+# Why a structure ended before its time (fdcore/dynamics/simulation.py), where there is little room.
+REASONS = {
+    "not-a-number": "blown up",
+    "temperature": "too hot",
+    "distance": "atoms too close",
+    "force-delta": "U_Delta above the bound",
+    "force-delta-atom": "u_i above the bound",
+    "wall-time": "time is up",
+}
+
+
+# The result in a few words, by task, from its summary alone.
+FOUND: Mapping[str, Callable[[Mapping[str, Any]], str]] = {"relax": _relaxed, "md": _moved, "mts-advisor": _advised}
 
 
 def attempts_table(attempts: Sequence[Attempt]) -> pd.DataFrame:

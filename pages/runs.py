@@ -5,7 +5,6 @@ from __future__ import annotations
 import streamlit as st
 
 from fdcore.errors import FdcoreError
-from fdcore.services import runs
 from pages.parts import history, owner
 from pages.parts.words import plain
 
@@ -16,7 +15,7 @@ try:
             "This browser keeps no cookie of this page, so the history ends with this tab.",
             icon=":material/cookie_off:",
         )
-    history.show(runs.list_runs(owner.viewer(), limit=history.MOST_SHOWN))
+    history.show()
 except FdcoreError as error:
     st.error(f"**{plain(error.message)}** {plain(error.hint)}", icon=":material/error:")
     if st.button("Try again", icon=":material/refresh:"):

@@ -17,7 +17,7 @@ from fdcore import export, motion_files
 from fdcore.motion import Motion
 from fdcore.records import Failure, Score, Structure
 from fdcore.store.records import Attempt, Run
-from fdcore.store.series import NOTES, SERIES
+from fdcore.store.series import NOTES, SERIES, closed_series
 
 README = """A run of Force Delta (fdcore).
 
@@ -27,7 +27,8 @@ scores.*       scoring runs: the verdicts and numbers of `fdcore score`, as JSON
 motion.json    dynamics, relaxation, advisor: the document of `fdcore md --json` and its like
 series.csv     dynamics: every recorded step; relaxation.csv: every iteration
 trajectory.extxyz  kept frames with velocities, both forces and u_i
-series.h5      everything that was recorded, as HDF5: one group per table, one dataset per column
+series.h5      everything that was recorded, as HDF5: one group per table, one dataset per column; of a run that was killed
+               or still goes on, all rows that are complete
 notes.jsonl    what was recorded in words, one JSON object per line
 
 Energies in eV, lengths in Å, each force in eV/Å, times in run.json in UTC.
@@ -62,9 +63,12 @@ def write(
         if motion is not None and folder is not None:
             for name, content in motion_files.archived(motion, folder, refusals, provenance).items():
                 archive.writestr(name, content)
-        for name in (SERIES, NOTES):
-            if folder is not None and (folder / name).is_file():
-                archive.write(folder / name, name)
+        if folder is not None:
+            with closed_series(folder) as series:
+                if series is not None:
+                    archive.write(series, SERIES)
+            if (folder / NOTES).is_file():
+                archive.write(folder / NOTES, NOTES)
 
 
 def document(run: Run, attempts: Sequence[Attempt], refusals: Sequence[Failure] = ()) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from fdcore.errors import RunStateError
 from fdcore.jobs import queue, supervisor
 from fdcore.spec import Spec
 from fdcore.store.files import latest_folder, remove_files
-from fdcore.store.records import Run, Viewer
+from fdcore.store.records import Place, Run, Viewer
 from fdcore.store.runs import Store
 from fdcore.tasks import task
 
@@ -43,9 +43,9 @@ class Engine:
         """
         task(spec.task).check(spec)
 
-        def join(connection: sa.Connection, run_id: str, turn: int) -> None:
-            also(connection, run_id)
-            queue.offer(self.config, connection, run_id, lane, 0, turn)
+        def join(connection: sa.Connection, place: Place) -> None:
+            also(connection, place.run)
+            queue.offer(self.config, connection, place)
 
         return self.store.submit(owner, spec, title=title, lane=lane, parent=parent, also=join)
 
@@ -75,8 +75,12 @@ class Engine:
     # ---- the worker of this machine ----------------------------------------------------------------------------------
 
     def app_is_open(self) -> None:
-        """Tell the worker of this machine that somebody looks; start it where there is none and the operator lets us."""
+        """Tell the worker of this machine that it is wanted; start it where there is none and the operator lets us."""
         supervisor.app_is_open(self.config)
+
+    def page_is_open(self) -> None:
+        """The same, and that somebody will want the default model soon."""
+        supervisor.page_is_open(self.config)
 
 
 @cache

@@ -20,6 +20,7 @@ from fdcore.store import database
 if TYPE_CHECKING:
     from dbos import DBOSClient, DBOSConfig
 
+    from fdcore.store.records import Place
     from fdcore.store.runs import Store
 
 APPLICATION = "force-delta"
@@ -30,6 +31,8 @@ PROTOCOL = "1"
 SCHEMA = "dbos"
 # quick: what a person waits for; long: hours on the CPU; gpu: one run per device.
 LANES = ("quick", "long", "gpu")
+# DBOS serves the smallest priority first, of at most 2^31 - 1: what was interrupted lies below this, all else above.
+INTERRUPTED_BELOW = 2**30
 
 
 def serializer() -> Any:
@@ -113,19 +116,27 @@ def client(config: Config) -> DBOSClient:
     )
 
 
-def offer(config: Config, connection: sa.Connection, run_id: str, lane: str, attempt: int, turn: int) -> None:
-    """Put a run into its lane, within the caller's transaction."""
-    client(config).enqueue_in_transaction(
+def offer(config: Config, connection: sa.Connection, place: Place) -> None:
+    """Put a run into its lane, within the caller's transaction, at its place: in the order of `fdcore.store.runs.ORDER`."""
+    turn = min(place.turn, INTERRUPTED_BELOW - 1)
+    known = client(config)
+    ticket = _ticket(place.run, place.attempt)
+    known.enqueue_in_transaction(
         connection,
         {
             "workflow_name": WORKFLOW,
-            "queue_name": lane,
-            "workflow_id": _ticket(run_id, attempt),
+            "queue_name": place.lane,
+            "workflow_id": ticket,
             "app_version": PROTOCOL,
-            "priority": turn,
+            "priority": turn if place.attempt else INTERRUPTED_BELOW + turn,
         },
-        run_id,
+        place.run,
     )
+    # Of equal priority DBOS serves the older first, and would count from now: but the run is as old as it is. The call above
+    # has told the connection where the engine's tables are.
+    table = known._sys_db.tables.workflow_status
+    created = {"created_at": int(place.created_at * 1000)}
+    connection.execute(sa.update(table).where(table.c.workflow_uuid == ticket).values(created))
 
 
 def _ticket(run_id: str, attempt: int) -> str:
@@ -141,12 +152,12 @@ def forget_deliveries(config: Config, worker: str) -> None:
             client(config).delete_workflows([w.workflow_id for w in given])
 
 
-def offer_again(config: Config, store: Store, run_id: str, lane: str, attempt: int, turn: int) -> None:
+def offer_again(config: Config, store: Store, place: Place) -> None:
     """For a waiting run whose delivery was lost."""
     with database.in_words():
-        client(config).delete_workflows([_ticket(run_id, attempt)])
+        client(config).delete_workflows([_ticket(place.run, place.attempt)])
     with store.begin() as connection:
-        offer(config, connection, run_id, lane, attempt, turn)
+        offer(config, connection, place)
 
 
 def forget_run(config: Config, run_id: str, attempts: int) -> None:

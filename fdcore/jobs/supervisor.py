@@ -63,12 +63,25 @@ def app_path(config: Config) -> Path:
     return config.data / "workers" / f"{config.name}.app"
 
 
+def page_path(config: Config) -> Path:
+    """Touched when a person opens a page that will want a model. An app that is open says nothing of people."""
+    return config.data / "workers" / f"{config.name}.page"
+
+
 def log_path(config: Config) -> Path:
     return config.data / "workers" / f"{config.name}.log"
 
 
+def page_is_open(config: Config) -> None:
+    """Tell the worker of this machine that somebody will want the default model soon; start it as `app_is_open` does."""
+    path = page_path(config)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.touch()
+    app_is_open(config)
+
+
 def app_is_open(config: Config) -> None:
-    """Tell the worker of this machine that somebody looks; start it where there is none and the operator lets us."""
+    """Tell the worker of this machine that it is wanted; start it where there is none and the operator lets us."""
     path = app_path(config)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.touch()
@@ -121,11 +134,21 @@ def _lock(config: Config, patience: float = 0.0) -> IO[str]:
             return file
 
 
+def _touched(path: Path) -> float:
+    """When a file was last touched; long ago where there is none."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
 class Supervisor:
     def __init__(self, config: Config, *, linger: bool = False) -> None:
         self.config, self.linger = config, linger
         self._locked = _lock(config, LOCK_SECONDS)
         self._started = time.time()
+        # The last time that a person opened a page, as far as this worker has answered to it.
+        self._warmed_for = self._started
         kill_leftovers(lock_path(config).parent, config.name)
         self.store = Store(config)
         self.lanes = slots(config)
@@ -292,7 +315,7 @@ class Supervisor:
         self._requeue(worker, lambda run_id: False)
 
     def _requeue(self, worker: str, attended: Callable[[str], bool]) -> None:
-        back = self.store.requeue(worker, lambda c, *run: queue.offer(self.config, c, *run), attended=attended)
+        back = self.store.requeue(worker, lambda c, place: queue.offer(self.config, c, place), attended=attended)
         if back:
             log.warning("%d runs of %s go on", len(back), worker)
 
@@ -302,9 +325,9 @@ class Supervisor:
         taking and beginning them)."""
         self._requeue(self.config.name, self._working.__contains__)
         self._bury()
-        for run_id, lane, attempt, turn in self.store.queued():
-            if not queue.waits(self.config, run_id, attempt):
-                queue.offer_again(self.config, self.store, run_id, lane, attempt, turn)
+        for place in self.store.queued():
+            if not queue.waits(self.config, place.run, place.attempt):
+                queue.offer_again(self.config, self.store, place)
 
     def prune(self) -> bool:
         """What the operator's retention says, and deliveries that nobody asks for any more. False where more is left to do
@@ -350,13 +373,12 @@ class Supervisor:
                         compute.kill()
 
     def _follow_app(self) -> None:
-        try:
-            silent = time.time() - max(self._started, app_path(self.config).stat().st_mtime)
-        except OSError:
-            silent = time.time() - self._started
-        if silent < 5 * TICK_SECONDS and self.lanes["quick"]:
-            # Somebody has just opened a page.
+        opened = _touched(page_path(self.config))
+        if opened > self._warmed_for and self.lanes["quick"]:
+            # Once each time: a model that nobody came to use is unloaded and stays so, however long the app is open.
+            self._warmed_for = opened
             self._warm()
+        silent = time.time() - max(self._started, _touched(app_path(self.config)))
         if silent > APP_SILENT_SECONDS and not self._working and not self._anything_waits():
             log.warning("no app is open and nothing is left to do")
             self._ending.set()

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from fdcore.config import Config
-from fdcore.errors import StoreError
+from fdcore.errors import QuotaError, StoreError
 from fdcore.jobs.compute import Compute, Gone
-from fdcore.store.files import attempt_folder, folder_size, other_folders, previous_folders
+from fdcore.store.files import attempt_folder, folder_size, latest_folder, other_folders, previous_folders
 from fdcore.store.records import Run
 from fdcore.store.runs import Store
 
 # How often the wishes of the owner are looked up, and how often progress is written.
 LOOK_SECONDS = 0.2
 WRITE_SECONDS = 0.7
+# How often it is asked whether there is room for what is recorded: runs of an owner grow together.
+ROOM_SECONDS = 2.0
 # A task whose process dies this often at the same place will do so again; one that dies while it loads may be unlucky
 # a little longer, and whole workers also end for reasons of their own (a restart, a closed laptop).
 CRASHES_ALLOWED, CRASHES_WHILE_LOADING_ALLOWED, LOSSES_ALLOWED = 3, 8, 20
@@ -52,7 +54,7 @@ class Work:
 
     def _attempt(self, run: Run, number: int) -> str | None:
         """One attempt; None where the compute process died and the run may be begun again."""
-        refused = self._hopeless(run)
+        refused = self._hopeless(run) or self._no_room(run)
         if refused:
             return self._end(run, number, {"state": "failed", **refused})
         self._compute.order(
@@ -65,11 +67,12 @@ class Work:
                 "previous": [str(f) for f in self._previous(run, number)],
             }
         )
-        started = looked = written = time.monotonic()
+        started = looked = written = roomy = time.monotonic()
         report: dict[str, Any] = {}
         unwritten = False
         asked_to_stop = 0.0
-        too_long = False
+        # The limit that the run has met, as what becomes of it.
+        limit: dict[str, Any] = {}
         while True:
             message = self._compute.next(LOOK_SECONDS)
             now = time.monotonic()
@@ -82,8 +85,8 @@ class Work:
                     if unwritten:
                         self._write(run, number, report)
                     # What was complete before it heard of the limit is complete.
-                    stopped = too_long and message["outcome"]["state"] == "cancelled"
-                    return self._end(run, number, message["outcome"] | (self._too_long() if stopped else {}))
+                    stopped = message["outcome"]["state"] == "cancelled"
+                    return self._end(run, number, message["outcome"] | (limit if stopped else {}))
                 report, unwritten = message["report"], True
                 if report["first"]:
                     self._patiently(lambda at=report["done"]: self._store.begun(run.id, number, at))
@@ -96,15 +99,19 @@ class Work:
             mine, cancel = self._patiently(lambda: self._store.wishes(run.id, number))
             if not mine:
                 raise LetGo
-            limit = self._config.max_run_hours * 3600
-            too_long = too_long or bool(limit and now - started > limit)
-            if (cancel or too_long) and not asked_to_stop:
+            if not limit and not asked_to_stop:
+                hours = self._config.max_run_hours
+                if hours and now - started > hours * 3600:
+                    limit = self._too_long()
+                elif now - roomy > ROOM_SECONDS:
+                    limit, roomy = self._no_room(run) or {}, now
+            if (cancel or limit) and not asked_to_stop:
                 asked_to_stop = now
                 self._compute.order({"op": "stop"})
             if asked_to_stop and now - asked_to_stop > self._config.cancel_grace_seconds:
                 self._compute.kill()
                 outcome: dict[str, Any] = {"state": "cancelled", "note": "did not answer and was ended"}
-                return self._end(run, number, outcome | (self._too_long() if too_long else {}))
+                return self._end(run, number, outcome | limit)
 
     def _previous(self, run: Run, number: int) -> list[Path]:
         """Folders whose saved state this attempt may go on from: of this run, then of the stopped one that it continues."""
@@ -120,6 +127,15 @@ class Work:
             "error": f"The run took longer than the {self._config.max_run_hours:g} hours that this server allows.",
             "hint": "What it recorded is kept. Ask for less, or split the work.",
         }
+
+    def _no_room(self, run: Run) -> dict[str, Any] | None:
+        """The limits on what an owner and all owners keep act while runs grow, too."""
+        try:
+            self._patiently(lambda: self._store.require_room(run.owner))
+        except QuotaError as error:
+            hint = f"What the run recorded is kept, and it can go on when there is room. {error.hint}"
+            return {"state": "failed", "error": error.message, "hint": hint}
+        return None
 
     def _hopeless(self, run: Run) -> dict[str, Any] | None:
         """Whether earlier attempts have shown that another one will not get further."""
@@ -167,6 +183,8 @@ class Work:
 
     def _end(self, run: Run, number: int, outcome: dict[str, Any]) -> str:
         state, folder = outcome["state"], attempt_folder(self._config, run.id, number)
+        # An attempt that was refused has none: what an earlier one recorded is what the run keeps.
+        kept = latest_folder(self._config, run.id, number)
         text = {"done": "done", "failed": "failed", "cancelled": "stopped"}[state]
         ended = self._patiently(
             lambda: self._store.end(
@@ -177,7 +195,7 @@ class Work:
                 error=outcome.get("error"),
                 hint=outcome.get("hint"),
                 summary=outcome.get("summary"),
-                size=folder_size(folder),
+                size=0 if kept is None else folder_size(kept),
             )
         )
         if not ended:

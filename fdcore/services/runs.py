@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -21,11 +21,11 @@ from fdcore.jobs.engine import Engine, engine
 from fdcore.records import Failure, Score, Structure
 from fdcore.spec import ModelChoice, Spec
 from fdcore.store import structures as stored
-from fdcore.store.records import Attempt, Run, RunState, Viewer, Waiting, Worker
+from fdcore.store.records import ENDED, Attempt, Outline, Run, RunState, Viewer, Waiting, Worker
 from fdcore.tasks import score as score_task
 from fdcore.verdict import judge
 
-__all__ = ["Attempt", "Result", "Run", "RunState", "Viewer", "Waiting", "Worker"]
+__all__ = ["Attempt", "Outline", "Result", "Run", "RunState", "Viewer", "Waiting", "Worker"]
 
 # A run that is expected to take longer than this on the CPU does not belong where people wait for the next second.
 QUICK_SECONDS = 20.0
@@ -38,8 +38,13 @@ def current() -> Engine:
 
 
 def app_is_open() -> None:
-    """Say that somebody looks: starts this machine's worker, and warms it up, where the operator lets us."""
+    """Say that this machine's worker is wanted: starts it where there is none and the operator lets us."""
     current().app_is_open()
+
+
+def page_is_open() -> None:
+    """Say that a person is choosing what to compute: the worker also loads the default model meanwhile."""
+    current().page_is_open()
 
 
 # ---- submitting ----------------------------------------------------------------------------------------------------
@@ -170,9 +175,19 @@ def list_runs(viewer: Viewer, *, states: Sequence[RunState] = (), limit: int = 2
     return current().store.list_runs(viewer, states=states, limit=limit, offset=offset)
 
 
-def in_order(listed: Iterable[Run]) -> list[Run]:
-    """Active runs as they will end: those in work, then those that wait, by turn."""
-    return sorted(listed, key=lambda r: (r.state == "queued", r.turn, r.created_at))
+def active_runs(viewer: Viewer, *, limit: int = 200, offset: int = 0) -> tuple[Run, ...]:
+    """The viewer's runs that are in work, then those that wait, as they will be served."""
+    return current().store.active_runs(viewer, limit=limit, offset=offset)
+
+
+def ended_runs(viewer: Viewer, *, limit: int = 200, offset: int = 0) -> tuple[Run, ...]:
+    """The viewer's runs that have ended, newest first."""
+    return current().store.list_runs(viewer, states=ENDED, limit=limit, offset=offset)
+
+
+def outline(viewer: Viewer) -> Outline:
+    """How many runs are in work, waiting and ended, and which is the newest."""
+    return current().store.outline(viewer)
 
 
 def count_runs(viewer: Viewer, states: Sequence[RunState] = ()) -> int:

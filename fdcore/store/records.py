@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from fdcore.spec import Spec
 
@@ -108,6 +108,34 @@ class Waiting:
     ahead: int
     holding: int
     slots: int
+
+
+class Outline(NamedTuple):
+    """How much there is of a viewer's history, and its newest run ("": none)."""
+
+    running: int
+    waiting: int
+    ended: int
+    newest: str
+
+    @property
+    def active(self) -> int:
+        return self.running + self.waiting
+
+    def differs(self, other: Outline) -> bool:
+        """Whether a run has come, ended or gone; that a waiting one has begun is none of these."""
+        return (self.active, self.ended, self.newest) != (other.active, other.ended, other.newest)
+
+
+class Place(NamedTuple):
+    """Where a waiting run stands in its lane. What was interrupted (`attempt` is not 0) comes first, then whose `turn` it is,
+    then who was there first."""
+
+    run: str
+    lane: str
+    attempt: int
+    turn: int
+    created_at: float
 
 
 def run_of(row: Any) -> Run:

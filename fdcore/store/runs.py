@@ -20,9 +20,12 @@ from fdcore.config import MB, Config
 from fdcore.errors import QuotaError, RunStateError, StoreError, UnknownRunError
 from fdcore.spec import Spec
 from fdcore.store import database, schema
-from fdcore.store.records import ACTIVE, ENDED, Attempt, Run, RunState, Viewer, Waiting, Worker, run_of
+from fdcore.store.records import ACTIVE, ENDED, Attempt, Outline, Place, Run, RunState, Viewer, Waiting, Worker, run_of
 
 runs, attempts, workers = schema.runs, schema.attempts, schema.workers
+# The columns of a `Place`, and the order in which waiting runs are served: the queue has the same (fdcore/jobs/queue.py).
+PLACE = (runs.c.id, runs.c.lane, runs.c.attempt, runs.c.turn, runs.c.created_at)
+ORDER = (sa.case((runs.c.attempt > 0, 0), else_=1), runs.c.turn, runs.c.created_at)
 
 
 class Store:
@@ -67,11 +70,11 @@ class Store:
         title: str,
         lane: str,
         parent: str | None = None,
-        also: Callable[[sa.Connection, str, int], None] = lambda connection, run_id, turn: None,
+        also: Callable[[sa.Connection, Place], None] = lambda connection, place: None,
     ) -> str:
-        """A new queued run; returns its id. `also(connection, id, turn)` joins the same transaction: the run exists with
+        """A new queued run; returns its id. `also(connection, place)` joins the same transaction: the run exists with
         its inputs and its place in the queue, or not at all. Raises QuotaError."""
-        run_id = new_token()
+        run_id, now = new_token(), time.time()
         with self.begin() as connection:
             self._require_quota(connection, owner)
             turn = self._turn(connection, owner, lane)
@@ -87,34 +90,41 @@ class Store:
                     spec_sha256=spec.sha256,
                     work_sha256=spec.work_sha256,
                     turn=turn,
-                    created_at=time.time(),
+                    created_at=now,
                     total=float(spec.n_structures),
                     parent=parent,
                 )
             )
-            also(connection, run_id, turn)
+            also(connection, Place(run_id, lane, 0, turn, now))
         return run_id
 
     def _require_quota(self, connection: sa.Connection, owner: str) -> None:
         limits = self.config
         active = sa.func.sum(sa.case((runs.c.state.in_(ACTIVE), 1), else_=0))
-        count, stored = connection.execute(
-            sa.select(sa.func.coalesce(active, 0), sa.func.coalesce(sa.func.sum(runs.c.bytes), 0)).where(
-                runs.c.owner == owner
-            )
-        ).one()
+        count = connection.execute(sa.select(sa.func.coalesce(active, 0)).where(runs.c.owner == owner)).scalar_one()
         if limits.max_active_runs and count >= limits.max_active_runs:
             raise QuotaError(
                 f"{count} of your runs are waiting or running, which is as many as this server allows.",
                 "Wait for one to end, or cancel one on the Runs page.",
             )
-        if limits.max_owner_MB and stored >= limits.max_owner_MB * MB:
-            raise QuotaError(
-                f"Your kept runs hold {stored / MB:,.0f} MB of the {limits.max_owner_MB:,} MB that this server allows.",
-                "Download and delete runs you no longer need on the Runs page.",
-            )
+        self._require_room(connection, owner)
+
+    def require_room(self, owner: str) -> None:
+        """QuotaError where this owner's runs, or those of everybody, hold as much as is allowed: what they do grows no further."""
+        with self.begin() as connection:
+            self._require_room(connection, owner)
+
+    def _require_room(self, connection: sa.Connection, owner: str) -> None:
+        limits, stored = self.config, sa.select(sa.func.coalesce(sa.func.sum(runs.c.bytes), 0))
+        if limits.max_owner_MB:
+            held = connection.execute(stored.where(runs.c.owner == owner)).scalar_one()
+            if held >= limits.max_owner_MB * MB:
+                raise QuotaError(
+                    f"Your kept runs hold {held / MB:,.0f} MB of the {limits.max_owner_MB:,} MB that this server allows.",
+                    "Download and delete runs you no longer need on the Runs page.",
+                )
         if limits.max_total_MB:
-            total = connection.execute(sa.select(sa.func.coalesce(sa.func.sum(runs.c.bytes), 0))).scalar_one()
+            total = connection.execute(stored).scalar_one()
             if total >= limits.max_total_MB * MB:
                 raise QuotaError(
                     f"The runs kept on this server hold all of its {limits.max_total_MB:,} MB.",
@@ -183,6 +193,23 @@ class Store:
         with self.begin() as connection:
             return tuple(map(run_of, connection.execute(query.limit(limit).offset(offset))))
 
+    def active_runs(self, viewer: Viewer, *, limit: int = 200, offset: int = 0) -> tuple[Run, ...]:
+        """The viewer's runs that are in work, then those that wait, as they will be served."""
+        waits = sa.case((runs.c.state == "running", 0), else_=1)
+        query = self._mine(sa.select(runs), viewer).where(runs.c.state.in_(ACTIVE)).order_by(waits, *ORDER)
+        with self.begin() as connection:
+            return tuple(map(run_of, connection.execute(query.limit(limit).offset(offset))))
+
+    def outline(self, viewer: Viewer) -> Outline:
+        """What a page that lists a viewer's runs asks often, to know whether it must list them anew."""
+        counts = self._mine(sa.select(runs.c.state, sa.func.count()), viewer).group_by(runs.c.state)
+        newest = self._mine(sa.select(runs.c.id), viewer).order_by(runs.c.created_at.desc(), runs.c.id).limit(1)
+        with self.begin() as connection:
+            found: dict[str, int] = dict(tuple(row) for row in connection.execute(counts))
+            first = connection.execute(newest).scalar_one_or_none()
+        ended = sum(found.get(state, 0) for state in ENDED)
+        return Outline(found.get("running", 0), found.get("queued", 0), ended, first or "")
+
     def count_runs(self, viewer: Viewer, states: Sequence[RunState] = ()) -> int:
         query = self._mine(sa.select(sa.func.count()).select_from(runs), viewer)
         if states:
@@ -216,7 +243,7 @@ class Store:
 
     def waiting(self, run: Run) -> Waiting:
         """What a queued run waits for."""
-        before = sa.or_(runs.c.turn < run.turn, sa.and_(runs.c.turn == run.turn, runs.c.created_at < run.created_at))
+        before = sa.tuple_(*ORDER) < sa.tuple_(sa.literal(0 if run.attempt else 1), run.turn, run.created_at)
         in_lane = runs.c.lane == run.lane
         with self.begin() as connection:
             ahead = connection.execute(
@@ -330,18 +357,17 @@ class Store:
     def requeue(
         self,
         worker: str,
-        also: Callable[[sa.Connection, str, str, int, int], None],
+        also: Callable[[sa.Connection, Place], None],
         *,
         attended: Callable[[str], bool] = lambda run_id: False,
     ) -> tuple[str, ...]:
         """Put every run that a worker held back into its lane, because that worker is gone or, except for the `attended`
-        ones, has let go of it; returns their ids. `also(connection, id, lane, attempt, turn)` joins the same transaction."""
-        query = sa.select(runs.c.id, runs.c.lane, runs.c.attempt, runs.c.turn).where(
-            runs.c.worker == worker, runs.c.state == "running"
-        )
+        ones, has let go of it; returns their ids. `also(connection, place)` joins the same transaction. These runs are the
+        next to be served: who waited for a turn once does not wait for it again."""
+        query = sa.select(*PLACE).where(runs.c.worker == worker, runs.c.state == "running")
         back = []
         with self.begin() as connection:
-            for row in connection.execute(query).all():
+            for row in connection.execute(query.order_by(*ORDER)).all():
                 if attended(row.id):
                     continue
                 taken = connection.execute(
@@ -354,7 +380,7 @@ class Store:
                     self._close_attempts(
                         connection, row.id, "lost", f"The worker {worker} ended, or lost the database, meanwhile."
                     )
-                    also(connection, row.id, row.lane, row.attempt, row.turn)
+                    also(connection, Place(*row))
                     back.append(row.id)
         return tuple(back)
 
@@ -381,11 +407,11 @@ class Store:
                 error = "The worker failed while it was handling this run."
                 self._end(connection, run_id, mine, "failed", error=error, hint="The operator finds why in its log.")
 
-    def queued(self) -> tuple[tuple[str, str, int, int], ...]:
-        """(id, lane, attempt, turn) of every waiting run."""
-        query = sa.select(runs.c.id, runs.c.lane, runs.c.attempt, runs.c.turn).where(runs.c.state == "queued")
+    def queued(self) -> tuple[Place, ...]:
+        """Every waiting run, in the order in which they will be served."""
+        query = sa.select(*PLACE).where(runs.c.state == "queued").order_by(*ORDER)
         with self.begin() as connection:
-            return tuple(tuple(row) for row in connection.execute(query))
+            return tuple(Place(*row) for row in connection.execute(query))
 
     @staticmethod
     def _close_attempts(connection: sa.Connection, run_id: str, outcome: str, note: str) -> None:

@@ -24,7 +24,8 @@ runs = sa.Table(
     sa.Column("spec", sa.Text, nullable=False),
     sa.Column("spec_sha256", sa.Text, nullable=False),
     sa.Column("work_sha256", sa.Text, nullable=False),
-    # The place in the lane that the owner's earlier runs leave to this one: runs of a lane start in order of (turn, created_at).
+    # The place in the lane that the owner's earlier runs leave to this one: runs of a lane start in order of (turn, created_at),
+    # after those that were interrupted.
     sa.Column("turn", sa.BigInteger, nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("started_at", sa.Double),

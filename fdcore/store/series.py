@@ -18,7 +18,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -285,9 +287,53 @@ def read_table(folder: Path, table: str, start: int = 0) -> dict[str, NDArray[An
         if file is None or table not in file:
             return {}
         columns = {str(name): _dataset(file, f"{table}/{name}") for name in cast(h5py.Group, file[table])}
-        # A writer appends column by column: the shortest one says how many rows are complete.
-        count = min(column.shape[0] for column in columns.values())
+        count = _complete(columns)
         return {name: column[start:count] for name, column in columns.items()}
+
+
+@contextmanager
+def closed_series(folder: Path) -> Iterator[Path | None]:
+    """A path at which the record is a file that every HDF5 program opens: the record itself where its writer closed it, else (the
+    writer was killed, or still writes) a copy of all complete rows, which is gone afterwards. None before the file exists."""
+    path = folder / SERIES
+    try:
+        with h5py.File(path, "r"):
+            pass
+    except OSError:
+        with open_series(folder) as file:
+            if file is None:
+                # Not a record that can be understood: as it is, rather than not at all.
+                yield path if path.is_file() else None
+                return
+            # Beside the attempts: where there was room for the record, and where a run that is deleted takes it along.
+            with tempfile.NamedTemporaryFile(dir=folder.parent, prefix="copy-", suffix=".h5") as copy:
+                _copy_complete(file, Path(copy.name))
+                yield Path(copy.name)
+    else:
+        yield path
+
+
+def _copy_complete(file: h5py.File, target: Path) -> None:
+    with h5py.File(target, "w") as copy:
+        for table in file:
+            columns = {str(name): _dataset(file, f"{table}/{name}") for name in cast(h5py.Group, file[table])}
+            count = _complete(columns)
+            for name, column in columns.items():
+                made = copy.create_dataset(
+                    f"{table}/{name}",
+                    shape=(count, *column.shape[1:]),
+                    maxshape=column.maxshape,
+                    chunks=column.chunks,
+                    dtype=column.dtype,
+                )
+                rows = max(1, COPY_BYTES // _width(Column(column.dtype.str, column.shape[1:])))
+                for start in range(0, count, rows):
+                    made[start : min(count, start + rows)] = column[start : min(count, start + rows)]
+
+
+def _complete(columns: Mapping[str, h5py.Dataset]) -> int:
+    """Rows that every column has: a writer appends column by column."""
+    return min(column.shape[0] for column in columns.values())
 
 
 def _dataset(file: h5py.File, name: str) -> h5py.Dataset:

@@ -11,7 +11,7 @@ Everything else is a pure function of these (fdcore/motion.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -92,7 +92,7 @@ def carry_out(job: Job, structures: Sequence[Structure], plan: Plan) -> Run:
     model = job.needs_model()
     state = None if job.state is None else (job.state.values, job.state.arrays)
     course = Course(model, structures, plan, job.spec.seed, state)
-    recorder = _Recorder(0 if job.state is None else int(job.state.values["atoms"]))
+    recorder = _Recorder(len(plan.legs) - 1, {} if job.state is None else job.state.values)
     total = plan.steps
     yield Progress(course.done, total, _text(course, plan))
     for leg, event in course.run():
@@ -104,6 +104,11 @@ def carry_out(job: Job, structures: Sequence[Structure], plan: Plan) -> Run:
     return {
         "steps_done": course.steps_done,
         "steps_asked": [leg.steps for leg in plan.legs],
+        # What a list of runs says of them, without reading what was recorded.
+        "systems": len(structures),
+        "relaxed": list(course.relaxed.values()),
+        "ended": sorted(e.reason for e in course.ended.values()),
+        "force_delta_mean_eV_per_A": recorder.mean,
         # The relaxation first, then the legs.
         "seconds": course.seconds,
         "device": model.device,
@@ -113,7 +118,7 @@ def carry_out(job: Job, structures: Sequence[Structure], plan: Plan) -> Run:
 
 def _checkpoint(course: Course, recorder: _Recorder) -> Checkpoint:
     values, arrays = course.save()
-    return Checkpoint({**values, "atoms": recorder.atoms}, arrays)
+    return Checkpoint({**values, **recorder.save()}, arrays)
 
 
 def _text(course: Course, plan: Plan) -> str:
@@ -128,10 +133,20 @@ def _text(course: Course, plan: Plan) -> str:
 
 
 class _Recorder:
-    """Turns what happens into rows; knows how many rows of `atoms` there are."""
+    """Turns what happens into rows; knows how many rows of `atoms` there are, and the mean U_Delta of the last leg."""
 
-    def __init__(self, atoms: int) -> None:
-        self.atoms = atoms
+    def __init__(self, last: int, state: Mapping[str, Any]) -> None:
+        self._last = last
+        self.atoms = int(state.get("atoms", 0))
+        self._sum, self._count = float(state.get("force_delta_sum", 0.0)), int(state.get("force_delta_count", 0))
+
+    def save(self) -> dict[str, Any]:
+        return {"atoms": self.atoms, "force_delta_sum": self._sum, "force_delta_count": self._count}
+
+    @property
+    def mean(self) -> float | None:
+        """eV/Å, over all structures and monitored steps."""
+        return self._sum / self._count if self._count else None
 
     def records(self, leg: int, event: Any) -> Iterator[Record]:
         kind = type(event).__name__
@@ -164,6 +179,10 @@ class _Recorder:
         n = len(kept)
         if not n:
             return
+        seen = sample.force_delta[kept]
+        if leg == self._last and np.isfinite(seen).any():
+            self._sum += float(np.nansum(seen))
+            self._count += int(np.isfinite(seen).sum())
         yield Rows(
             "series",
             {
@@ -178,7 +197,7 @@ class _Recorder:
                 "temperature_by_element_K": sample.temperature_by_element_K[kept],
                 "net_momentum": sample.net_momentum[kept],
                 "closest_A": sample.closest_A[kept],
-                "force_delta_eV_per_A": sample.force_delta[kept],
+                "force_delta_eV_per_A": seen,
                 "worst_atom": sample.worst_atom[kept].astype(np.int32),
                 "worst_atom_eV_per_A": sample.worst[kept],
             },

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import math
 from collections.abc import Sequence
 from functools import partial
 from urllib.parse import urlencode
@@ -13,39 +15,57 @@ from fdcore import motion, plots, tables
 from fdcore.errors import FdcoreError
 from fdcore.human import duration, size
 from fdcore.services import runs
-from pages.parts import browser, motion_view, moving, owner, session, words
+from pages.parts import browser, motion_view, moving, owner, running, session, words
 from pages.parts.words import count, plain
 
 # The page that shows the result of a task.
 PAGES = {"score": "pages/score.py", **dict.fromkeys(motion.TASKS, "pages/dynamics.py")}
-MOST_SHOWN = 500
+# Runs on one page of the two lists: every active one is asked about each second.
+CARDS, ROWS = 20, 200
 # Enough to tell two apart; the whole is in the download.
 SHOWN_OF_HASH = 16
-TICK_S = 1.0
+# How often the page looks: while something is active, and for what another tab or a command line may have started.
+TICK_S, IDLE_TICK_S = 1.0, 3.0
 ROWS_UNSCROLLED = 12
 # Beyond this a browser is the wrong tool to carry a run away.
 MOST_DOWNLOADED = 300_000_000
 
 
-def show(listed: Sequence[runs.Run]) -> None:
+def show() -> None:
     """Everything below the title."""
     _opened_by_address()
-    active = runs.in_order(r for r in listed if r.active)
-    ended = [r for r in listed if not r.active]
-    if not listed and st.session_state.get("fd_shown_run") is None:
-        _nothing_yet()
-        return
-    if active:
-        st.session_state["fd_active"] = tuple(r.id for r in active)
+    outline = runs.outline(owner.viewer())
+    st.session_state["fd_outline"] = outline
+    if outline.active:
         _active()
-    if ended:
-        chosen = _table(ended)
+    else:
+        _watch()
+        if not outline.ended and st.session_state.get("fd_shown_run") is None:
+            _nothing_yet()
+            return
+    if outline.ended:
+        chosen = _table(outline.ended)
         if len(chosen) > 1:
             _several(chosen)
             return
         if chosen:
             st.session_state["fd_shown_run"] = (chosen[0].id, "")
     _detail()
+
+
+def _outline() -> runs.Outline:
+    """As it is now; where it is another than the page was drawn for, the page is drawn anew."""
+    outline = runs.outline(owner.viewer())
+    if outline.differs(st.session_state["fd_outline"]):
+        st.rerun()
+    return outline
+
+
+def _page(name: str, total: int, size: int) -> int:
+    """Which page of a long list is shown, the first being 0; a choice of them where there are several."""
+    pages = max(1, math.ceil(total / size))
+    # Its key has the number of pages: one that no longer exists cannot stay chosen.
+    return st.pagination(pages, key=f"{name}-of-{pages}") - 1 if pages > 1 else 0
 
 
 def _nothing_yet() -> None:
@@ -61,14 +81,30 @@ def _nothing_yet() -> None:
 # ---- active --------------------------------------------------------------------------------------------------------
 
 
+@st.fragment(run_every=IDLE_TICK_S)
+def _watch() -> None:
+    """Draws nothing while nothing is active, and the page anew when a run has come or gone."""
+    # A database that restarts is asked again next time.
+    with contextlib.suppress(FdcoreError):
+        _outline()
+
+
 @st.fragment(run_every=TICK_S)
 def _active() -> None:
     """One line per waiting or running run; the page is drawn anew when one of them has ended or another has come."""
-    listed = runs.in_order(runs.list_runs(owner.viewer(), states=("queued", "running")))
-    if tuple(r.id for r in listed) != st.session_state["fd_active"]:
-        st.rerun()
-    running = sum(r.state == "running" for r in listed)
-    st.markdown(f"#### {running} running, {len(listed) - running} waiting")
+    running.be_there()
+    try:
+        outline = _outline()
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.markdown(f"#### {outline.running:,} running, {outline.waiting:,} waiting")
+            page = _page("active-page", outline.active, CARDS)
+        _cards(runs.active_runs(owner.viewer(), limit=CARDS, offset=page * CARDS))
+    except FdcoreError as error:
+        st.warning(f"**{plain(error.message)}** This page goes on by itself.", icon=":material/sync_problem:")
+    _go_to_opened()
+
+
+def _cards(listed: Sequence[runs.Run]) -> None:
     for run in listed:
         with st.container(border=True, key=f"active-{run.id}"):
             about, act = st.columns([5, 1.4], vertical_alignment="center")
@@ -87,7 +123,6 @@ def _active() -> None:
                     on_click=_try,
                     args=(runs.cancel, run.id),
                 )
-    _go_to_opened()
 
 
 # ---- ended ---------------------------------------------------------------------------------------------------------
@@ -98,9 +133,12 @@ def table_key(ended: Sequence[runs.Run]) -> str:
     return f"runs-{hashlib.sha256(''.join(r.id for r in ended).encode()).hexdigest()[:16]}"
 
 
-def _table(ended: Sequence[runs.Run]) -> list[runs.Run]:
-    """The table of ended runs; returns those that are selected."""
-    st.markdown("#### Ended")
+def _table(total: int) -> list[runs.Run]:
+    """The table of ended runs, one page of it; returns those that are selected."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown("#### Ended")
+        page = _page("ended-page", total, ROWS)
+    ended = runs.ended_runs(owner.viewer(), limit=ROWS, offset=page * ROWS)
     frame = tables.runs_table(ended, browser.timezone())
     frame["state"] = [words.STATES[state].word for state in frame["state"]]
     frame["task"] = [words.TASKS.get(task, task) for task in frame["task"]]
@@ -132,10 +170,9 @@ def _table(ended: Sequence[runs.Run]) -> list[runs.Run]:
         },
     )
     chosen = event["selection"]["rows"]  # pyright: ignore[reportIndexIssue]
-    if len(ended) >= MOST_SHOWN:
-        st.caption(f"The newest {MOST_SHOWN} runs; older ones are found with `fdcore runs list`.")
-    elif not chosen:
-        st.caption("Select a run to see it, several to compare or delete them.")
+    few = "" if total <= ROWS else f" {page * ROWS + 1:,} to {page * ROWS + len(ended):,} of {total:,} runs."
+    if few or not chosen:
+        st.caption(f"Select a run to see it, several to compare or delete them.{few}")
     return [ended[k] for k in chosen if k < len(ended)]
 
 
@@ -146,9 +183,10 @@ def _what(run: runs.Run) -> str:
 
 
 def _several(chosen: Sequence[runs.Run]) -> None:
-    with st.container(horizontal=True, vertical_alignment="center"):
+    with st.container(horizontal=True, vertical_alignment="center", key="runs-selected"):
         st.markdown(f"**{count(len(chosen), 'run')}** selected")
         _delete_button([r.id for r in chosen], size(sum(r.bytes for r in chosen)))
+    _into_view("runs-selected", tuple(r.id for r in chosen))
     moved = [r for r in chosen if r.task == "md"]
     if len(moved) > 1:
         motion_view.compare(moved)
@@ -231,6 +269,17 @@ def _detail() -> None:
         if owner.may_change(run):
             _sharing(run)
         _facts(run)
+    _into_view("run-detail", (run.id,))
+
+
+def _into_view(key: str, of: tuple[str, ...]) -> None:
+    """Scroll to what was selected just now, which would be below the edge of the window where many runs are active. Once: then
+    the person may scroll."""
+    if st.session_state.get("fd_brought_into_view") == of:
+        return
+    st.session_state["fd_brought_into_view"] = of
+    script = f"document.querySelector('.st-key-{key}')?.scrollIntoView({{block: 'nearest'}})"
+    st.html(f"<script>{script}</script>", unsafe_allow_javascript=True)
 
 
 def _actions(run: runs.Run, key: str) -> None:
@@ -309,12 +358,6 @@ def _facts(run: runs.Run) -> None:
                 alt="One row per attempt: on which worker, from where to where, how it ended and why.",
             )
         st.caption(f"On the server: `fdcore runs show {run.id[:8]}`")
-
-
-def _weights(run: runs.Run) -> str:
-    choice = run.spec.model
-    known = (run.summary or {}).get("weights_sha256") or (choice.weights_sha256 if choice else None)
-    return str(known)[:SHOWN_OF_HASH] if known else "–"
 
 
 def _delete_button(ids: Sequence[str], held: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 
 import streamlit as st
 
@@ -19,19 +20,27 @@ START_AT_ONCE_S = 20.0
 PATIENCE_S = 1.5
 # How often a page that watches a run looks up.
 TICK_S = 0.5
-# How often the worker is told that somebody looks: while a person reads, and while a run waits to be taken.
-READY_AGAIN_S, READY_WHILE_WAITING_S = 20.0, 2.0
+# How often the worker is told that a person is here, and that there is something to do.
+READY_AGAIN_S, WANTED_AGAIN_S = 20.0, 2.0
 
 
-def be_ready(again_s: float = READY_AGAIN_S) -> None:
-    """Let the worker load the default model while the person still chooses; at most once in a while per session. Where the
-    worker was killed, this starts another."""
-    if time.monotonic() - st.session_state.get("fd_ready_at", -again_s) < again_s:
+def be_ready() -> None:
+    """Let the worker load the default model while the person still chooses; at most once in a while per session."""
+    _say("fd_ready_at", READY_AGAIN_S, runs.page_is_open)
+
+
+def be_there() -> None:
+    """While runs are active: where their worker was killed, this starts another."""
+    _say("fd_wanted_at", WANTED_AGAIN_S, runs.app_is_open)
+
+
+def _say(place: str, again_s: float, what: Callable[[], None]) -> None:
+    if time.monotonic() - st.session_state.get(place, -again_s) < again_s:
         return
-    st.session_state["fd_ready_at"] = time.monotonic()
+    st.session_state[place] = time.monotonic()
     # A run that is submitted says what is wrong.
     with contextlib.suppress(FdcoreError):
-        runs.app_is_open()
+        what()
 
 
 def results() -> session.Results | None:
@@ -65,7 +74,7 @@ def _submitted() -> runs.Run | None:
         owner.viewer(), structures, now.model, title=session.title(), refusals=session.parsed().failures
     )
     session.follow(run)
-    be_ready(0.0)
+    be_there()
     return run
 
 
@@ -117,8 +126,7 @@ def _watch() -> None:
     if run is None or not run.active:
         st.rerun()
         return
-    if run.state == "queued":
-        be_ready(READY_WHILE_WAITING_S)
+    be_there()
     with st.container(border=True, key="progress"):
         words.run_progress(run)
         with st.container(horizontal=True, vertical_alignment="center"):

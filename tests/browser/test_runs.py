@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import re
 import time
 import zipfile
 from pathlib import Path
 
 import playwright.sync_api as playwright
 import pytest
+from ase.build import bulk
 
-from fdcore import data
+from fdcore import data, services
 from fdcore.jobs.engine import Engine
-from fdcore.spec import Spec
+from fdcore.records import Structure
+from fdcore.services import runs as services_runs
+from fdcore.spec import ModelChoice, Spec
+from fdcore.store import structures as stored
 from fdcore.store.records import Viewer
 from fdcore.store.runs import Store
 from tests.browser.conftest import ROOT, Server, settled, violations
@@ -109,6 +115,59 @@ def test_opening_a_run_from_the_history_shows_its_result(server, open_page):
     assert "run=" in runs.url
 
 
+def _owner(context) -> str:
+    """Who the browser is to the server."""
+    [cookie] = [c["value"] for c in context.cookies() if c["name"] == "fd_owner"]
+    return f"browser:{hashlib.sha256(cookie.encode()).hexdigest()}"
+
+
+COUNT_RUNS = """() => {
+    const app = document.querySelector('[data-testid="stApp"]');
+    window.begun = 0;
+    new MutationObserver(() => { window.begun += app.getAttribute('data-test-script-state') === 'running'; })
+        .observe(app, {attributes: true, attributeFilter: ['data-test-script-state']});
+}"""
+
+
+def test_empty_runs_page_notices_what_another_tab_started(server, open_page):
+    runs = open_page(f"{server.url}/runs")
+    runs.get_by_text("Nothing has run yet").wait_for()
+    settled(runs)
+    runs.evaluate(COUNT_RUNS)
+    runs.wait_for_timeout(7500)
+    assert runs.evaluate("window.begun") <= 4, "it looks every 3 s, and does not draw itself over and over"
+    other = open_page(server.url, context=runs.context)
+    other.locator(".st-key-try_example button").click()
+    other.get_by_test_id("stMetricValue").wait_for()
+    runs.get_by_test_id("stDataFrame").wait_for(timeout=10_000)
+    assert runs.get_by_text("Nothing has run yet").count() == 0
+
+
+def test_what_is_selected_below_many_active_runs_is_brought_into_view(server, open_page):
+    page = open_page(server.url)
+    page.locator(".st-key-try_example button").click()
+    page.get_by_test_id("stMetricValue").wait_for()
+    engine = Engine(server.config)
+    spec = Spec("drill", None, "", 0, {"steps": 5000, "step_seconds": 0.2})
+    active = [engine.submit(_owner(page.context), spec, title=f"drill {k}", lane="long") for k in range(4)]
+    try:
+        runs = open_page(f"{server.url}/runs", context=page.context, height=900)
+        runs.get_by_text("1 running, 3 waiting").wait_for()
+        settled(runs)
+        runs.get_by_test_id("stDataFrame").scroll_into_view_if_needed()
+        _select_row(runs, 0)
+        actions = runs.locator(".st-key-run-actions")
+        actions.wait_for()
+        runs.wait_for_function(
+            """() => { const box = document.querySelector('.st-key-run-actions').getBoundingClientRect();
+                       return box.top >= 0 && box.bottom <= window.innerHeight; }""",
+            timeout=10_000,
+        )
+    finally:
+        for run_id in active:
+            engine.cancel(OPERATOR, run_id)
+
+
 @pytest.fixture
 def own_server(tmp_path_factory):
     """A server that may be killed."""
@@ -131,11 +190,21 @@ def test_page_recovers_by_itself_when_the_server_was_killed(own_server, open_pag
     long = engine.submit(done.owner, spec, title="a long drill", lane="long")
     while store.run(OPERATOR, long).done < 5:
         time.sleep(0.05)
+    # And a simulation, watched on its page.
+    structures = [Structure.from_atoms(bulk("NaCl", "rocksalt", a=5.65, cubic=True), file="salt.xyz")]
+    choice = ModelChoice(services.default_model_id(), device="cpu")
+    moves = services_runs.spec_of("md", structures, choice, {"steps": 200_000, "timestep_fs": 1.0})
+    salt = engine.submit(
+        done.owner, moves, title="salt", lane="quick", also=lambda c, run: stored.add(c, run, structures)
+    )
     runs = open_page(f"{own_server.url}/runs", context=page.context)
-    runs.get_by_text("1 running, 0 waiting").wait_for()
+    runs.get_by_text("2 running, 0 waiting").wait_for()
+    moving = open_page(f"{own_server.url}/dynamics?run={salt}", context=page.context)
+    moving.get_by_text(re.compile(r"of 200 ps")).first.wait_for()
 
     own_server.kill()
     before = store.run(OPERATOR, long).done
+    moved = store.run(OPERATOR, salt).done
     time.sleep(2)
     assert store.run(OPERATOR, long).done > before, "work goes on without a server"
     own_server.start()
@@ -146,6 +215,12 @@ def test_page_recovers_by_itself_when_the_server_was_killed(own_server, open_pag
     runs.wait_for_function(
         f"() => {{ const t = document.body.innerText.match(/Step ([0-9]+) of 900/); return t && Number(t[1]) > {before}; }}"
     )
+    moving.wait_for_function(
+        f"() => {{ const t = document.body.innerText.match(/: ([0-9.]+) of 200 ps/); return t && Number(t[1]) > {moved / 1000}; }}"
+    )
+    moving.locator(".st-key-stop button").click()
+    assert engine.wait(OPERATOR, salt, 20).state == "cancelled" and len(store.attempts(salt)) == 1
+    moving.locator(".st-key-progress").wait_for(state="detached")
     settled(page)
     page.get_by_label("Filter").fill("ice")
     page.get_by_label("Filter").press("Enter")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import time
+import zipfile
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
 
+from fdcore.config import MB
 from fdcore.errors import RunStateError, UnknownRunError
+from fdcore.jobs import archive
 from fdcore.jobs.engine import Engine
 from fdcore.store.files import folder_size
 from fdcore.store.series import read_result
@@ -98,11 +103,29 @@ def test_out_of_memory_is_a_failed_run_with_advice(engine, worker):
     assert engine.wait(OPERATOR, submit(engine, drill(steps=2))).state == "done"
 
 
-def test_task_that_kills_its_process_fails_with_advice(engine, worker):
+def test_task_that_kills_its_process_fails_with_advice(config, workers):
+    # Saved at every step: an attempt that begins later than the one before has got further, and would count anew.
+    careful = replace(config, checkpoint_seconds=0.0)
+    engine = Engine(careful)
+    workers(careful)
     run = engine.wait(OPERATOR, submit(engine, drill(steps=30, step_seconds=0.05, trouble="die", trouble_at=25)))
     assert run.state == "failed" and "without getting further" in run.error and "smaller" in run.hint
-    outcomes = [a.outcome for a in engine.store.attempts(run.id)]
-    assert outcomes[-1] == "failed" and set(outcomes[:-1]) == {"crashed"} and 3 <= len(outcomes) - 1 <= 5
+    attempts = engine.store.attempts(run.id)
+    assert [a.outcome for a in attempts] == ["crashed"] * 4 + ["failed"], "from the start, then three at the same place"
+    assert [a.done_at_start for a in attempts] == [0, 25, 25, 25, 25]
+    assert run.bytes == folder_size(engine.folder(run)) > 0, (
+        "the attempt that was refused recorded nothing, but they did"
+    )
+    with zipfile.ZipFile(exported(engine, run)) as made, h5py.File(io.BytesIO(made.read("series.h5"))) as file:
+        assert list(file["steps"]["step"]) == list(range(25)), "what it recorded opens everywhere"
+
+
+def exported(engine, run) -> io.BytesIO:
+    """The run as a zip."""
+    stream = io.BytesIO()
+    attempts, folder = engine.store.attempts(run.id), engine.folder(run)
+    archive.write(stream, run=run, attempts=attempts, structures=(), refusals=(), folder=folder, result=None)
+    return stream
 
 
 def test_error_of_the_task_is_shown_in_its_words(engine, worker):
@@ -135,6 +158,29 @@ def test_run_that_records_too_much_ends_with_what_it_has(config, workers):
     assert run.state == "failed" and "more than the 1 MB" in run.error and "kept" in run.hint
     steps = recorded(engine, run)["step"]
     assert len(steps) > 10_000 and steps[-1] == len(steps) - 1
+
+
+GROWS = {"steps": 1_000_000, "step_seconds": 0.0}
+
+
+@pytest.mark.parametrize("limit", ["max_owner_MB", "max_total_MB"])
+def test_runs_that_grow_together_end_at_the_limit_of_all_and_what_was_recorded_stays(config, workers, limit):
+    small = replace(config, **{limit: 1})
+    engine = Engine(small)
+    grow = [submit(engine, drill(**GROWS), lane=lane) for lane in ("quick", "long")]
+    behind = submit(engine, drill(steps=1), lane="long")
+    other = submit(engine, drill(steps=1), owner="other", lane="long")
+    workers(small)
+    ended = [engine.wait(OPERATOR, r, 120) for r in grow]
+    for run in ended:
+        assert run.state == "failed" and "hold" in run.error and "1 MB" in run.error, run.error
+        assert "kept" in run.hint and "go on" in run.hint and "elete" in run.hint
+        steps = recorded(engine, run)["step"]
+        assert list(steps) == list(range(len(steps))) and run.bytes > 0
+    assert sum(r.bytes for r in ended) >= MB
+    refused = engine.wait(OPERATOR, behind, 30)
+    assert refused.state == "failed" and "1 MB" in refused.error, "nor does what waited begin"
+    assert engine.wait(OPERATOR, other, 30).state == ("done" if limit == "max_owner_MB" else "failed")
 
 
 def test_run_that_takes_too_long_ends(config, workers):

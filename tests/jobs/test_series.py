@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,11 +17,14 @@ from hypothesis import strategies as st
 
 from fdcore.errors import StoreError, UsageError
 from fdcore.spec import Spec
+from fdcore.store import series
 from fdcore.store.series import (
     CHECKPOINT,
+    SERIES,
     Checkpoint,
     Column,
     Recorder,
+    closed_series,
     read_checkpoint,
     read_notes,
     read_result,
@@ -133,6 +137,49 @@ def test_reading_while_it_grows_and_after_its_writer_was_killed(tmp_path, moment
         again = Recorder(tmp_path / "again", {"a": {"n": Column("<i8"), "x": Column("<f8", (100, 3))}}, folder)
         again.close()
         assert len(read_table(tmp_path / "again", "a")["n"]) == rows["a"]
+
+
+def columns_of(path: Path) -> dict[str, np.ndarray]:
+    """What any HDF5 program reads."""
+    with h5py.File(path, "r") as file:
+        return {f"{table}/{name}": file[table][name][()] for table in file for name in file[table]}
+
+
+def test_record_of_a_killed_writer_is_passed_on_as_a_file_that_opens(tmp_path, monkeypatch):
+    folder = tmp_path / "run" / "attempt-1"
+    command = [sys.executable, "-c", WRITER, str(folder)]
+    writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": str(ROOT)})
+    for _ in range(20):
+        writer.stdout.readline()
+    writer.send_signal(signal.SIGSTOP)
+    for state in ("still writes", "killed"):
+        if state == "killed":
+            writer.kill()
+            writer.wait()
+        with pytest.raises(OSError):
+            h5py.File(folder / SERIES, "r")
+        known = read_table(folder, "a")
+        # Several pieces.
+        monkeypatch.setattr(series, "COPY_BYTES", 40 * 2408)
+        with closed_series(folder) as path:
+            found = columns_of(path)
+            assert path != folder / SERIES
+        assert list(found) == ["a/n", "a/x"] and len(found["a/n"]) >= 140, state
+        assert all(np.array_equal(found[f"a/{name}"], known[name]) for name in known)
+        assert [p.name for p in folder.parent.iterdir()] == ["attempt-1"], "the copy is gone"
+
+
+def test_record_that_was_closed_is_passed_on_as_it_is(tmp_path):
+    with closed_series(tmp_path) as path:
+        assert path is None
+    recorder = Recorder(tmp_path / "r", TABLES)
+    recorder.append("a", row("a", 0))
+    recorder.close()
+    with closed_series(tmp_path / "r") as path:
+        assert path == tmp_path / "r" / SERIES and list(columns_of(path)["a/n"]) == [0]
+    (tmp_path / "r" / SERIES).write_bytes(b"torn")
+    with closed_series(tmp_path / "r") as path:
+        assert path.read_bytes() == b"torn", "rather than nothing"
 
 
 def _stopped(spec: Spec, folder: Path) -> None:

@@ -160,8 +160,8 @@ def test_an_attempt_that_was_overtaken_cannot_write(engine):
     _, first = engine.store.begin_attempt(run_id, "w")
     assert engine.store.progress(run_id, first, 1, 2, "", None, 0)
     offered = []
-    assert engine.store.requeue("w", lambda c, *run: offered.append(run)) == (run_id,)
-    assert offered == [(run_id, "quick", 1, 1)]
+    assert engine.store.requeue("w", lambda c, place: offered.append(place)) == (run_id,)
+    assert offered == [(run_id, "quick", 1, 1, engine.store.run(ME, run_id).created_at)]
     assert engine.store.wishes(run_id, first) == (False, False)
     _, second = engine.store.begin_attempt(run_id, "v")
     assert not engine.store.progress(run_id, first, 2, 2, "", None, 0)

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+
+import pytest
+import sqlalchemy as sa
+
+from fdcore.jobs import queue
 from tests.jobs.conftest import OPERATOR, drill, submit, until
 
 OWNERS, GREEDY = 20, 30
@@ -34,14 +40,13 @@ def test_late_owner_does_not_wait_for_the_whole_backlog(engine):
     ids = [submit(engine, drill(), owner="a") for _ in range(6)]
     for _ in range(3):
         waiting = engine.store.queued()
-        first = min(waiting, key=lambda w: w[3])[0]
+        first = waiting[0].run
         assert first in ids
         _, attempt = engine.store.begin_attempt(first, "w")
         engine.store.end(first, attempt, "done")
     engine.store.begin_attempt(ids[3], "w")
     late = submit(engine, drill(), owner="b")
-    waiting = sorted(engine.store.queued(), key=lambda w: w[3])
-    assert waiting[0][0] == late
+    assert engine.store.queued()[0].run == late
     waits = engine.store.waiting(engine.store.run(OPERATOR, late))
     assert (waits.ahead, waits.holding) == (0, 1)
 
@@ -57,3 +62,46 @@ def test_short_run_does_not_wait_for_a_long_one(engine, worker):
     assert held.state == "queued"
     waits = engine.store.waiting(held)
     assert (waits.ahead, waits.holding, waits.slots) == (0, 1, 1)
+
+
+def ahead(engine, run_id: str) -> int:
+    """How many runs the page says are before this one."""
+    return engine.store.waiting(engine.store.run(OPERATOR, run_id)).ahead
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_interrupted_run_is_the_next_to_be_served_and_the_page_says_so(engine, worker, how):
+    long = submit(engine, drill(steps=100, step_seconds=0.02), owner="a")
+    until(lambda: engine.store.run(OPERATOR, long).done > 20)
+    # The turn of the first is that of the interrupted one; those of the others come later.
+    waiting = [submit(engine, drill(steps=1), owner=owner) for owner in ("b", "c", "c")]
+    worker.kill(how)
+    if how == signal.SIGTERM:
+        assert [ahead(engine, r) for r in (long, *waiting)] == [0, 1, 2, 3]
+        assert [p.run for p in engine.store.queued()] == [long, *waiting]
+        assert [r.id for r in engine.store.active_runs(OPERATOR)] == [long, *waiting]
+    worker.start()
+    done = [engine.wait(OPERATOR, r) for r in (long, *waiting)]
+    first, second = engine.store.attempts(long)
+    assert (first.outcome, second.outcome) == ("lost", "done")
+    begun = [second.started_at, *(r.started_at for r in done[1:])]
+    assert begun == sorted(begun)
+
+
+def test_queue_and_page_order_interrupted_fresh_and_lost_deliveries_alike(engine, config):
+    """Whatever was offered when: DBOS serves by (priority, created_at), the page asks the store."""
+    ids = [submit(engine, drill(), owner=f"o{k}") for k in range(4)]
+    late = submit(engine, drill(), owner="o0")
+    for run_id in (late, ids[3], ids[1]):
+        engine.store.begin_attempt(run_id, run_id)
+        # As when it was taken.
+        queue.forget_run(config, run_id, 0)
+    for run_id in (late, ids[3], ids[1]):
+        engine.store.requeue(run_id, lambda c, place: queue.offer(config, c, place))
+    queue.offer_again(config, engine.store, next(p for p in engine.store.queued() if p.run == ids[0]))
+    expected = [ids[1], ids[3], late, ids[0], ids[2]]
+    assert [p.run for p in engine.store.queued()] == expected
+    assert [ahead(engine, r) for r in expected] == [0, 1, 2, 3, 4]
+    with engine.store.begin() as connection:
+        served = connection.execute(sa.text("SELECT workflow_uuid FROM workflow_status ORDER BY priority, created_at"))
+        assert [ticket.partition(".")[0] for ticket in served.scalars()] == expected

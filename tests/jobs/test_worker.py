@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from fdcore.jobs.engine import Engine
+from fdcore.jobs.supervisor import app_is_open, page_is_open
 from tests.jobs.conftest import OPERATOR, ROOT, drill, submit, until
 
 linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc, which this system has not")
@@ -45,6 +46,27 @@ def test_idle_worker_costs_little_and_gives_its_models_back(config, workers):
     assert share < 0.05, f"{share:.1%} of a core"
     # And it still serves.
     assert engine.wait(OPERATOR, submit(engine, drill(steps=2)), 30).state == "done"
+
+
+@linux
+def test_models_stay_unloaded_while_an_app_is_open_and_nobody_uses_it(config, workers):
+    idle = replace(config, idle_seconds=1.5)
+    Engine(idle)
+    page_is_open(idle)
+    worker = workers(idle, "--linger")
+    until(worker.children, what="a model is loaded for who comes first")
+    until(lambda: not worker.children(), 30, "nobody used it")
+    came_back = []
+    end = time.monotonic() + 4
+    while time.monotonic() < end:
+        # The app does so every 30 s.
+        app_is_open(idle)
+        time.sleep(0.2)
+        came_back += worker.children()
+    assert came_back == []
+    assert memory_MB(worker.pid) < 150
+    page_is_open(idle)
+    until(worker.children, 10, "somebody has opened a page")
 
 
 def test_supervisor_loads_no_science():

@@ -142,6 +142,7 @@ def workshop(tmp_path, monkeypatch):
     monkeypatch.setattr(queue, "offer", lambda *arguments: None)
     monkeypatch.setattr(queue, "forget_run", lambda *arguments: None)
     monkeypatch.setattr(Engine, "app_is_open", lambda self: None)
+    monkeypatch.setattr(Engine, "page_is_open", lambda self: None)
     runs.current.cache_clear()
     made = Workshop(runs.current())
     submit = Engine.submit

@@ -8,11 +8,15 @@ import zipfile
 
 import pandas as pd
 import pytest
+import sqlalchemy as sa
 
 from fdcore import services
 from fdcore.errors import UnknownRunError
+from fdcore.jobs.engine import Engine
 from fdcore.services import runs
 from fdcore.spec import ModelChoice
+from fdcore.store import schema
+from fdcore.store.runs import Store
 from pages.parts import history
 from tests.pages.conftest import expected_force_delta, progress_text, words
 
@@ -28,10 +32,14 @@ def page(app):
     return app
 
 
+def read(*example_ids: str):
+    """Shipped examples, as if they had been uploaded."""
+    return services.read_sources([services.example_source(e) for e in services.examples() if e.id in example_ids])
+
+
 def submit(*example_ids: str, viewer=ME) -> runs.Run:
     """A scoring run of shipped examples, titled by the first."""
-    wanted = [services.example_source(e) for e in services.examples() if e.id in example_ids]
-    parsed = services.read_sources(wanted)
+    parsed = read(*example_ids)
     model = ModelChoice(services.default_model_id())
     return runs.submit_score(viewer, parsed.structures, model, title=example_ids[0], refusals=parsed.failures)
 
@@ -85,6 +93,100 @@ def test_active_runs_say_how_far_and_what_they_wait_for(page, workshop):
     page.button(key=f"stop-{first.id}").click().run()
     assert runs.get(ME, first.id).cancel_requested
     assert page.button(key=f"stop-{first.id}").disabled
+
+
+def copies(store, run_id: str, n: int, *, later: float) -> None:
+    """n more runs like this one, each `later` seconds younger than the one before."""
+    table = schema.runs
+    with store.begin() as connection:
+        row = dict(connection.execute(sa.select(table).where(table.c.id == run_id)).one()._mapping)
+        made = [{**row, "id": f"{k:032x}", "created_at": row["created_at"] + later * (k + 1)} for k in range(n)]
+        connection.execute(sa.insert(table), made)
+
+
+def test_active_run_is_shown_however_many_have_ended_since(page, workshop, monkeypatch):
+    ended = submit("NaCl")
+    workshop.hold = True
+    waiting = submit("ice_ladder")
+    copies(workshop.engine.store, ended.id, 510, later=60.0)
+    asked, ask = [], Store.outline
+    monkeypatch.setattr(Store, "outline", lambda self, viewer: asked.append(viewer) or ask(self, viewer))
+    page.run()
+    assert not page.exception
+    assert "0 running, 1 waiting" in words(page) and "1 to 200 of 511 runs" in words(page)
+    assert page.button(key=f"stop-{waiting.id}")
+    assert len(page.dataframe[0].value) == history.ROWS
+    assert len(asked) == 2, "once for the page and once for the live list: it is not drawn over and over"
+
+
+def test_long_lists_have_pages(page, workshop, monkeypatch):
+    monkeypatch.setattr(history, "CARDS", 2)
+    monkeypatch.setattr(history, "ROWS", 3)
+    ended = submit("NaCl")
+    copies(workshop.engine.store, ended.id, 4, later=60.0)
+    workshop.hold = True
+    active = [submit(name) for name in ("ice_ladder", "aspirin", "LGPS")]
+    page.run()
+    assert not page.exception
+    shown = {b.key for b in page.button}
+    assert [f"stop-{r.id}" in shown for r in active] == [True, True, False]
+    assert list(page.dataframe[0].value["title"]) == ["NaCl"] * 3 and "1 to 3 of 5 runs" in words(page)
+    page.session_state["active-page-of-2"] = page.session_state["ended-page-of-2"] = 2
+    page.run()
+    assert not page.exception
+    shown = {b.key for b in page.button}
+    assert [f"stop-{r.id}" in shown for r in active] == [False, False, True]
+    assert len(page.dataframe[0].value) == 2 and "4 to 5 of 5 runs" in words(page)
+    page.button(key=f"stop-{active[2].id}").click().run()
+    assert not page.exception, "the second page of active runs is gone"
+    assert f"stop-{active[0].id}" in {b.key for b in page.button}
+
+
+def test_while_runs_are_active_a_worker_is_asked_for(page, workshop, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Engine, "app_is_open", lambda self: asked.append("worker"))
+    monkeypatch.setattr(Engine, "page_is_open", lambda self: asked.append("worker and model"))
+    submit("NaCl")
+    page.run()
+    assert asked == []
+    workshop.hold = True
+    submit("ice_ladder")
+    page.run()
+    assert not page.exception
+    assert asked == ["worker"]
+
+
+MOVES = {
+    "relax": ({"steps": 3, "fmax_eV_per_A": 1e-6}, "not converged after 3 iterations"),
+    "md": ({"steps": 8, "monitor_every": 2}, "8 steps, U_Delta {u} eV/Å on average"),
+    "mts-advisor": (
+        {"steps": 8, "strides": [1, 2], "equilibrate_steps": 2, "relax_fmax_eV_per_A": None},
+        "4 of 4 arms complete, 8 steps each",
+    ),
+}
+
+
+@pytest.mark.parametrize("task", MOVES)
+def test_result_of_what_moved_is_said_in_words(page, task):
+    parameters, said = MOVES[task]
+    structures = read("NaCl").structures
+    spec = runs.spec_of(task, structures, ModelChoice(services.default_model_id()), parameters)
+    run = runs.submit(ME, spec, structures, title="salt", lane="quick")
+    assert run.state == "done", run.error
+    page.run()
+    assert not page.exception
+    [found] = page.dataframe[0].value["found"]
+    assert found == said.format(u=f"{expected_force_delta(8):#.3g}")
+
+
+def test_stopped_run_says_how_far_it_came(page, workshop):
+    workshop.hold = True
+    submit("ice_ladder")
+    workshop.stop_midway()
+    page.run()
+    [found] = page.dataframe[0].value["found"]
+    run = runs.list_runs(ME)[0]
+    assert run.state == "cancelled" and found == f"cancelled, {run.done / 12:.0%} done"
 
 
 def test_one_run_shows_how_it_was_made_and_opens(page):
