@@ -58,6 +58,8 @@ class Course:
         # Who ended before its time, by stage and structure; seconds of computing per leg (the relaxation first), where the present stage stands.
         self.ended: dict[tuple[int, int], Ended] = {}
         self.seconds = [0.0] * (len(plan.legs) + 1)
+        # The same of the processor on a CPU: what it cost, however many others wanted the machine meanwhile.
+        self.work = [0.0] * (len(plan.legs) + 1)
         self.steps_done = [0] * len(plan.legs)
         self.stage = RELAXATION if plan.relaxation is not None else 0
         # Where relaxations ended, by structure: whether they converged, and after how many iterations.
@@ -116,7 +118,7 @@ class Course:
             return
         descent = Descent(self.model, self.structures, self.plan.relaxation, resume)
         self._now = descent
-        clock = time.perf_counter()
+        clock = self._clock()
         for event in descent.run():
             if isinstance(event, Relaxed):
                 self._positions[event.system] = event.positions
@@ -151,7 +153,7 @@ class Course:
 
     def _follow(self, simulation: Simulation) -> Iterator[tuple[int, Event]]:
         self._now = simulation
-        clock = time.perf_counter()
+        clock = self._clock()
         for event in run(simulation, self.plan.bounds):
             if isinstance(event, Ended):
                 self._end(self.stage, event)
@@ -177,9 +179,14 @@ class Course:
     def _end(self, stage: int, ended: Ended) -> None:
         self.ended[stage, ended.system] = ended
 
-    def _count(self, slot: int, since: float) -> float:
-        now = time.perf_counter()
-        self.seconds[slot] += now - since
+    def _clock(self) -> tuple[float, float]:
+        wall = time.perf_counter()
+        return wall, time.process_time() if self.model.device == "cpu" else wall
+
+    def _count(self, slot: int, since: tuple[float, float]) -> tuple[float, float]:
+        now = self._clock()
+        self.seconds[slot] += now[0] - since[0]
+        self.work[slot] += now[1] - since[1]
         return now
 
     def _out_of_time(self) -> bool:
@@ -196,6 +203,7 @@ class Course:
         values: dict[str, Any] = {
             "stage": self.stage,
             "seconds": self.seconds,
+            "work": self.work,
             "steps_done": self.steps_done,
             "ended": [{"stage": stage, **asdict(e)} for (stage, _), e in self.ended.items()],
             "relaxed": [[system, *how] for system, how in self.relaxed.items()],
@@ -216,7 +224,8 @@ class Course:
 
     def _load(self, values: Mapping[str, Any], arrays: Arrays) -> None:
         self.stage = int(values["stage"])
-        self.seconds, self.steps_done = list(values["seconds"]), list(values["steps_done"])
+        self.seconds, self.work = list(values["seconds"]), list(values["work"])
+        self.steps_done = list(values["steps_done"])
         for row in values["ended"]:
             ended = Ended(row["system"], row["step"], row["reason"], row["text"])
             self.ended[row["stage"], ended.system] = ended

@@ -313,10 +313,11 @@ def _by_element(track: Track, elements: Sequence[str]) -> dict[str, float]:
     return {e: float(m) for e, m in zip(elements, means, strict=True) if np.isfinite(m)}
 
 
-def _speed(motion: Motion, leg: int) -> float | None:
+def _speed(motion: Motion, leg: int, clock: str = "seconds") -> float | None:
+    """Steps per second by one of the clocks of the result."""
     if motion.result is None:
         return None
-    seconds, steps = motion.result["seconds"][leg + 1], motion.result["steps_done"][leg]
+    seconds, steps = motion.result[clock][leg + 1], motion.result["steps_done"][leg]
     return steps / seconds if seconds > 0 and steps else None
 
 
@@ -395,7 +396,8 @@ def relaxed_structures(motion: Motion, folder: Path) -> dict[int, Structure]:
 @dataclass(frozen=True)
 class Arm:
     """One driver of the advisor's comparison. `temperature_error_K`: mean temperature less that of the conservative arm;
-    `allowed`: its drift differs from that of the conservative arm by no more than the tolerance."""
+    `cost_of_direct`: time of the processor per step over that of the direct arm. `within`: its drift differs from that of the
+    conservative arm by no more than the tolerance; `allowed`: and so does every drift that its interval leaves possible."""
 
     name: str
     driver: str
@@ -405,6 +407,7 @@ class Arm:
     temperature_error_K: float | None
     ns_per_day: float | None
     cost_of_direct: float | None
+    within: bool | None
     allowed: bool | None
 
 
@@ -430,13 +433,17 @@ def advice(motion: Motion) -> Advice:
     reference, direct = legs[0][0], legs[-1][0]
     mean = {k: _mean([s.temperature_K for s in found[k]]) for k, _ in legs}
     speed = {k: found[k][0].steps_per_second for k, _ in legs}
+    cost = {k: _speed(motion, k, "processor_seconds") for k, _ in legs}
     arms = []
     for k, leg in legs:
         base, own = drifts[reference], drifts[k]
-        allowed = None
+        within = allowed = None
         if base is not None and own is not None and complete[reference]:
-            allowed = complete[k] and abs(own.slope - base.slope) <= tolerance
-        fast, mine = speed[direct], speed[k]
+            apart = abs(own.slope - base.slope)
+            within = complete[k] and apart <= tolerance
+            allowed = within and own.half_width is not None and apart + own.half_width <= tolerance
+        # What one arm costs of another is that of the processor: a machine that was busy with one of them only would mislead.
+        fast, own_cost, mine = cost[direct], cost[k], speed[k]
         arms.append(
             Arm(
                 name=leg.name,
@@ -446,7 +453,8 @@ def advice(motion: Motion) -> Advice:
                 temperature_K=mean[k],
                 temperature_error_K=None if None in (mean[k], mean[reference]) else mean[k] - mean[reference],
                 ns_per_day=None if mine is None else ns_per_day(mine * len(motion.systems), leg.timestep_fs),
-                cost_of_direct=None if mine is None or fast is None else fast / mine,
+                cost_of_direct=None if own_cost is None or fast is None else fast / own_cost,
+                within=within,
                 allowed=allowed,
             )
         )
@@ -462,6 +470,12 @@ def _recommend(arms: Sequence[Arm], tolerance: float) -> tuple[int | None, float
         if not arm.allowed:
             break
         best = arm
+    if best is None and strides[0].within:
+        return (
+            None,
+            tolerance,
+            f"These runs are too short to tell a drift of {tolerance:g} meV/atom/ps from fluctuation: take more steps, or more replicas.",
+        )
     if best is None:
         return (
             None,
@@ -471,9 +485,8 @@ def _recommend(arms: Sequence[Arm], tolerance: float) -> tuple[int | None, float
             ),
         )
     faster = ""
-    conservative = arms[0].ns_per_day
-    if best.ns_per_day is not None and conservative:
-        faster = f" It is {best.ns_per_day / conservative:.1f} times as fast as F_c alone."
+    if best.cost_of_direct is not None and arms[0].cost_of_direct is not None:
+        faster = f" It costs {best.cost_of_direct / arms[0].cost_of_direct:.2f} of F_c alone."
     return (
         best.stride,
         tolerance,

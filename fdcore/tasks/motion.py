@@ -111,6 +111,7 @@ def carry_out(job: Job, structures: Sequence[Structure], plan: Plan) -> Run:
         "force_delta_mean_eV_per_A": recorder.mean,
         # The relaxation first, then the legs.
         "seconds": course.seconds,
+        "processor_seconds": course.work,
         "device": model.device,
         "weights_sha256": model.weights_sha256,
     }

@@ -191,9 +191,9 @@ def test_relaxation_says_where_it_ended(salt):
 
 def test_advice_becomes_the_next_run(salt):
     # The model pulls all atoms to one place: it is not relaxed, and moves for a moment only.
-    salt.session_state["fd_motion_changes"] = {"mts-advisor": {"relax_fmax_eV_per_A": None, "timestep_fs": 0.2}}
+    salt.session_state["fd_motion_changes"] = {"mts-advisor": {"relax_fmax_eV_per_A": None, "timestep_fs": 0.02}}
     salt.radio(key="motion-kind").set_value("mts-advisor").run()
-    set_number(salt, "motion-mts-advisor-steps", 16)
+    set_number(salt, "motion-mts-advisor-steps", 160)
     set_number(salt, "motion-mts-advisor-equilibrate_steps", 5)
     set_number(salt, "motion-mts-advisor-tolerance_meV_per_atom_per_ps", 1e6)
     start(salt)
