@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fdcore.attack.guards import Closest, broken, closest_pair, largest_force
+from fdcore.attack.guards import Closest, broken, closest_pair, held_apart, largest_force
 from fdcore.attack.settings import Attack
 from fdcore.errors import FdcoreError
 from fdcore.models.base import Model, estimated_edges, guessed_seconds_per_edge
@@ -317,7 +317,7 @@ class Ascent:
             deformation = np.eye(3) + np.clip(strain, -length * settings.max_strain, length * settings.max_strain)
             if self._strained(climber, cell @ deformation) <= MOST_STRAINS * settings.max_strain:
                 positions, cell = positions @ deformation, cell @ deformation
-        return replace(_moved(structure, positions), cell=cell)
+        return held_apart(replace(_moved(structure, positions), cell=cell), settings.closest)
 
     def _strained(self, climber: _Climber, cell: Array) -> float:
         """The largest component by which a cell is deformed against its origin."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from ase.data import covalent_radii
 from ase.neighborlist import primitive_neighbor_list
+from numpy.typing import NDArray
 
 from fdcore.attack.settings import Attack
 from fdcore.records import Evaluation, Structure
 
 # Distances are looked for up to this share of the sum of the two largest covalent radii.
 REACH = 1.1
+# Parting one pair may close another; and rounding must not leave a pair a hair below the bound.
+ROUNDS, OVERSHOOT = 6, 1.001
 
 
 @dataclass(frozen=True)
@@ -27,20 +31,37 @@ class Closest:
 
 def closest_pair(structure: Structure) -> Closest:
     """The pair with the smallest distance as a share of the sum of its covalent radii, periodic images included."""
-    radii = covalent_radii[structure.numbers]
-    i, j, distance = primitive_neighbor_list(
-        "ijd",
-        structure.pbc,
-        structure.cell,
-        structure.positions,
-        REACH * 2 * float(radii.max()),
-        self_interaction=False,
-    )
+    i, j, distance, share, _ = _pairs(structure, structure.positions)
     if not len(distance):
         return Closest(np.inf, np.inf, None)
-    share = distance / (radii[i] + radii[j])
     k = int(share.argmin())
     return Closest(float(distance[k]), float(share[k]), (int(i[k]), int(j[k])))
+
+
+def held_apart(structure: Structure, share: float) -> Structure:
+    """The structure with every pair that is closer than `share` of the sum of its covalent radii moved apart to it, along the line
+    between its atoms (a projection onto the bound, pair by pair, a few times over). What is left, `broken` refuses."""
+    positions = structure.positions
+    for _ in range(ROUNDS):
+        i, j, distance, shares, vectors = _pairs(structure, positions)
+        # Every pair is listed in both directions; a pair with its own image (i == j) only a larger cell can part.
+        near = np.flatnonzero((shares < share) & (i != j) & (distance > 0))
+        if not len(near):
+            break
+        missing = (distance * (share / shares - 1) * OVERSHOOT)[near] / distance[near]
+        positions = positions.copy()
+        # From i to j: half of it for each, and each listing moves its first atom.
+        np.add.at(positions, i[near], -0.5 * missing[:, None] * vectors[near])
+    return structure if positions is structure.positions else replace(structure, positions=positions)
+
+
+def _pairs(structure: Structure, positions: NDArray[np.float64]) -> tuple[Any, ...]:
+    radii = covalent_radii[structure.numbers]
+    reach = REACH * 2 * float(radii.max())
+    i, j, distance, vectors = primitive_neighbor_list(
+        "ijdD", structure.pbc, structure.cell, positions, reach, self_interaction=False
+    )
+    return i, j, distance, distance / (radii[i] + radii[j]), vectors
 
 
 def largest_force(evaluation: Evaluation) -> float:
