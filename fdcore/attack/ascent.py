@@ -45,12 +45,15 @@ MOST_STRAINS = 10
 
 @dataclass(frozen=True)
 class Origin:
-    """One of the given structures as the model sees it: what its copies are measured against. `problem`: why it cannot be attacked."""
+    """One of the given structures as the model sees it, both forces (N, 3) in eV/Å: what its copies are measured against. `problem`:
+    why it cannot be attacked."""
 
     parent: int
     energy: float
     force_delta: float
     closest: float
+    forces_direct: Array
+    forces_conservative: Array
     problem: str = ""
 
 
@@ -150,12 +153,13 @@ class Ascent:
     @property
     def done(self) -> float:
         """Of all steps that may be needed; a start that has ended counts whole."""
-        climbing = [c for c in self._wave if not c.ended]
+        climbing = self.climbing
         return (self.taken - len(climbing)) * self.settings.steps + sum(c.step for c in climbing)
 
     @property
-    def total(self) -> int:
-        return self.starts * self.settings.steps
+    def climbing(self) -> list[_Climber]:
+        """Members of the present wave that have not ended."""
+        return [c for c in self._wave if not c.ended]
 
     def run(self) -> Iterator[Event]:
         """Climb to the end of every start."""
@@ -163,7 +167,7 @@ class Ascent:
             yield from self._look_at_origins()
             yield None
         while True:
-            while any(not c.ended for c in self._wave):
+            while self.climbing:
                 yield from self._step()
                 yield None
             if self.taken >= self.starts:
@@ -178,11 +182,13 @@ class Ascent:
         part = self._affordable(self.structures[first:])
         for k, found in enumerate(self._gradients(part), first):
             if isinstance(found, FdcoreError):
-                origin = Origin(k, 0.0, 0.0, 0.0, str(found))
+                nothing = np.zeros((0, 3))
+                origin = Origin(k, 0.0, 0.0, 0.0, nothing, nothing, str(found))
             else:
                 evaluation = found.evaluation
                 share = closest_pair(self.structures[k]).share
-                origin = Origin(k, evaluation.energy, evaluation.force_delta, min(share, 1e3))
+                both = (evaluation.forces_direct, evaluation.forces_conservative)
+                origin = Origin(k, evaluation.energy, evaluation.force_delta, min(share, 1e3), *both)
             self.origins.append(origin)
             yield origin
 
@@ -194,7 +200,7 @@ class Ascent:
             per_edge /= GPU_SPEED
         out, edges = [], 0.0
         for structure in structures:
-            # The same at every precision and on every machine: the waves of a run never change.
+            # No measured speed: the waves of a run must not depend on what else the machine does.
             edges += estimated_edges(structure, card.cutoff_A, card.neighbour_cap)
             if out and edges * per_edge > WAVE_SECONDS:
                 break
@@ -213,9 +219,9 @@ class Ascent:
                 yield self._end(climber, "failed", problem)
             elif climber.start >= len(self.structures) and self.settings.rattle_A > 0:
                 yield self._rattle(climber, self.settings.rattle_A, "a copy of its own")
-        yield from self._arrive([c for c in self._wave if not c.ended])
+        yield from self._arrive(self.climbing)
         # A second look: by symmetry the first copy of a crystal may have nowhere to go.
-        still = [c for c in self._wave if not c.ended and self._is_still(c)]
+        still = [c for c in self.climbing if self._is_still(c)]
         for climber in still:
             sigma = max(self.settings.rattle_A, LEAST_RATTLE_A)
             yield self._rattle(climber, sigma, "U_Delta has no gradient there: symmetry, or two forces that agree")
@@ -268,8 +274,8 @@ class Ascent:
 
     def _step(self) -> Iterator[Event]:
         """One accepted step of every member that still climbs; those that break a guard try again with half the length."""
-        length = {c.start: 1.0 for c in self._wave if not c.ended}
-        waiting = [c for c in self._wave if not c.ended]
+        waiting = self.climbing
+        length = {c.start: 1.0 for c in waiting}
         why: dict[int, tuple[str, str]] = {}
         for _ in range(HALVINGS + 1):
             proposed, evaluated = [], []
@@ -418,7 +424,9 @@ class Ascent:
 
     def _load(self, values: Mapping[str, Any], arrays: Arrays) -> None:
         self.taken, self.steps_done = int(values["taken"]), int(values["steps_done"])
-        self.origins = [Origin(*row) for row in values["origins"]]
+        # Their forces were told when they were seen.
+        nothing = np.zeros((0, 3))
+        self.origins = [Origin(*row[:4], nothing, nothing, row[4]) for row in values["origins"]]
         for row in values["wave"]:
             climber = _Climber(structure=self.structures[row["parent"]], **row)
             if not climber.ended:

@@ -29,11 +29,11 @@ class Attack:
     patience : steps without a new highest U_Delta (by 0.5 %) after which it has stopped rising.
     """
 
-    steps: int = 40
+    steps: int = 50
     alpha: float | None = None
     beta: float | None = None
     balance: float = 0.3
-    first_step_A: float = 0.03
+    first_step_A: float = 0.04
     temperature_K: float | None = None
     max_step_A: float = 0.06
     rattle_A: float = 0.05

@@ -12,6 +12,7 @@ TASKS: dict[str, str] = {
     "md": "fdcore.tasks.md:MdTask",
     "relax": "fdcore.tasks.relax:RelaxTask",
     "mts-advisor": "fdcore.tasks.mts_advisor:MtsAdvisorTask",
+    "attack": "fdcore.tasks.attack:AttackTask",
     "drill": "fdcore.tasks.drill:DrillTask",
 }
 
