@@ -13,6 +13,7 @@ TASKS: dict[str, str] = {
     "relax": "fdcore.tasks.relax:RelaxTask",
     "mts-advisor": "fdcore.tasks.mts_advisor:MtsAdvisorTask",
     "attack": "fdcore.tasks.attack:AttackTask",
+    "truth": "fdcore.tasks.truth:TruthTask",
     "drill": "fdcore.tasks.drill:DrillTask",
 }
 
