@@ -190,7 +190,9 @@ class Adversarial:
         return structure.file + (f":{structure.index}" if several else "")
 
 
-def read(folder: Path | None, spec: Spec, structures: Sequence[Structure], result: Mapping[str, Any] | None) -> Adversarial:
+def read(
+    folder: Path | None, spec: Spec, structures: Sequence[Structure], result: Mapping[str, Any] | None
+) -> Adversarial:
     """What an attempt's folder holds so far (None: nothing yet); `result` is what the task returned, if it has."""
     if folder is None:
         return Adversarial(spec, tuple(structures), {}, {}, (), result, None)
@@ -297,8 +299,10 @@ def sentence(attack: Adversarial) -> str:
     rises = attack.rises[list(chosen.rows)]
     above = attack.steps["above_eV_per_atom"][list(chosen.rows)]
     # Where both forces vanish at the start there is nothing to be a multiple of.
-    times = f"{rises.min():.2g} to {rises.max():.2g} times as far as at the start" if np.isfinite(rises).all() else (
-        "where they agreed at the start"
+    times = (
+        f"{rises.min():.2g} to {rises.max():.2g} times as far as at the start"
+        if np.isfinite(rises).all()
+        else ("where they agreed at the start")
     )
     return (
         f"{n} structure{'' if n == 1 else 's'} on which the two forces disagree {times}, at most {above.max():.2g} eV/atom above it, "

@@ -61,9 +61,7 @@ UNLABELLED = (
     "The structures carry no labels: `energy` and `forces` are absent from the extended xyz and the database until a reference calculation\n"
     "has been done. Do not train on forces_direct, forces_conservative or model_energy: they are the errors that are to be mended.\n"
 )
-LABELLED = (
-    "`energy` and `forces` in the extended xyz and the database are those of the reference {reference}; structures on which it failed have none.\n"
-)
+LABELLED = "`energy` and `forces` in the extended xyz and the database are those of the reference {reference}; structures on which it failed have none.\n"
 
 
 def row_of(attack: Adversarial, item: Found, truths: Truths = {}) -> dict[str, Any]:  # noqa: B006 - never changed

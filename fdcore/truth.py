@@ -143,7 +143,12 @@ def band_rows(found: Sequence[Band]) -> list[dict[str, Any]]:
     """One plain row per band."""
     rows = []
     for band in found:
-        row: dict[str, Any] = {"band": band.name, "n": band.conservative.n, "low_eV_per_A": band.low, "high_eV_per_A": band.high}
+        row: dict[str, Any] = {
+            "band": band.name,
+            "n": band.conservative.n,
+            "low_eV_per_A": band.low,
+            "high_eV_per_A": band.high,
+        }
         for name, r in (("error_conservative", band.conservative), ("error_direct", band.direct)):
             row[f"r_s_{name}"] = r.r_s
             row[f"r_s_{name}_ci"] = None if r.low is None else [r.low, r.high]

@@ -228,7 +228,9 @@ class Ascent:
         yield from self._arrive(still)
         for climber in still:
             if not climber.ended and self._is_still(climber):
-                yield self._end(climber, "no-gradient", "U_Delta has no gradient there, also after a random displacement.")
+                yield self._end(
+                    climber, "no-gradient", "U_Delta has no gradient there, also after a random displacement."
+                )
 
     def _is_still(self, climber: _Climber) -> bool:
         assert climber.gradient is not None

@@ -231,7 +231,10 @@ def _nothing(failures: Sequence[Failure]) -> str:
 
 def _print(found: Adversarial, compared: Sequence[Compared], reference: str, out: TextIO) -> None:
     for origin in found.origins.values():
-        print(f"{found.name_of(origin.parent)}: {origin.structure.formula}, U_Delta {origin.force_delta:.4g} eV/Å", file=out)
+        print(
+            f"{found.name_of(origin.parent)}: {origin.structure.formula}, U_Delta {origin.force_delta:.4g} eV/Å",
+            file=out,
+        )
         if origin.problem:
             print(f"  not attacked: {origin.problem}", file=out)
     rattled = {c.rattled for c in found.climbs if "symmetry" in c.rattled}

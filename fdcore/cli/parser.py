@@ -176,7 +176,9 @@ def _attack(verbs: argparse._SubParsersAction) -> None:
     attack.add_argument("--cif", metavar="PATH", help="write its crystals as CIF; - for standard output")
     attack.add_argument("--csv", metavar="PATH", help="write one row per structure; - for standard output")
     attack.add_argument("--zip", metavar="PATH", help="write everything, with VASP inputs, provenance and a README")
-    attack.add_argument("--vasp", metavar="FOLDER", help="write POSCAR, INCAR and KPOINTS of each structure into a new folder")
+    attack.add_argument(
+        "--vasp", metavar="FOLDER", help="write POSCAR, INCAR and KPOINTS of each structure into a new folder"
+    )
     attack.add_argument(
         "--dft-set", choices=DFT_SETS, default=DFT_SETS[0], help="pymatgen's input set for --zip and --vasp"
     )
@@ -187,7 +189,9 @@ def _attack(verbs: argparse._SubParsersAction) -> None:
     )
     attack.add_argument("--labels", metavar="FILE", help="hold it against labelled frames of the same structures")
     attack.add_argument(
-        "--record", metavar="FOLDER", help="keep the record here; the same command goes on from it after an interruption"
+        "--record",
+        metavar="FOLDER",
+        help="keep the record here; the same command goes on from it after an interruption",
     )
     _json(attack)
     attack.set_defaults(run=_verb("attack", "run"))
@@ -202,7 +206,11 @@ def _attack(verbs: argparse._SubParsersAction) -> None:
             ("temperature-K", _or_none(float), "weigh the energy as exp(-(E - E0) / N k T) instead of by beta"),
             ("count", int, "structures in the dataset (default 10)"),
             ("rise", float, "U_Delta at least so many times that of the start (default 5)"),
-            ("apart", float, "how much two of them differ at least; 1: as two random displacements of 0.1 Å (default 0.3)"),
+            (
+                "apart",
+                float,
+                "how much two of them differ at least; 1: as two random displacements of 0.1 Å (default 0.3)",
+            ),
             ("starts", _or_none(int), "copies that climb (default: half of --count, at least 4)"),
             ("rattle", float, "random displacement of the copies, Å per component (default 0.05)"),
             ("relax-fmax", _or_none(float), "relax first along F_c, eV/Å (default 0.05; none: begin as given)"),

@@ -137,7 +137,8 @@ def to_compare(attack: Adversarial, also: int = ALSO_COMPARED) -> list[Structure
     origins = [o.structure for o in attack.origins.values() if not o.problem]
     out = [replace(s, file=f"{s.file} (origin)", labels={}) for s in origins]
     out += [
-        replace(f.structure, file=f"start {f.start}, step {f.step}", index=f.row) for f in adversarial.found(attack, rows)
+        replace(f.structure, file=f"start {f.start}, step {f.step}", index=f.row)
+        for f in adversarial.found(attack, rows)
     ]
     # The first step of a start that was not displaced is its origin.
     return list({s.content_id: s for s in out}.values())
@@ -157,7 +158,9 @@ def truth_of_run(run: runs.Run) -> tuple[list[Compared], list[Failure]]:
     return truth.read(runs.folder(run), runs.inputs(run))
 
 
-def labelled(attack: Adversarial, frames: Sequence[Structure], tolerance_A: float = 1e-3) -> list[tuple[Structure, int]]:
+def labelled(
+    attack: Adversarial, frames: Sequence[Structure], tolerance_A: float = 1e-3
+) -> list[tuple[Structure, int]]:
     """Which of the visited structures each labelled frame is: same elements in the same order, positions and cell within a tolerance
     (files round). Frames without forces, or that are none of them, are left out. (structure as visited with the labels, row)."""
     candidates = adversarial.found(attack, range(attack.n_steps))

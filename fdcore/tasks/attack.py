@@ -231,7 +231,9 @@ class _Work:
                     self.seconds, clock = self.seconds + now - clock, now
                     self._done = settings.steps * k + descent.iteration
                     if descent.active:
-                        yield self.progress(f"relaxing structure {k + 1} of {len(self.structures)}, iteration {descent.iteration}")
+                        yield self.progress(
+                            f"relaxing structure {k + 1} of {len(self.structures)}, iteration {descent.iteration}"
+                        )
                         yield Savable(lambda known=descent: self._state(descent=known))
             self._relaxing += 1
             self._done = settings.steps * self._relaxing
@@ -364,7 +366,9 @@ class _Work:
             "done": self._done,
             "relaxing": self._relaxing,
         }
-        arrays = {f"relaxed/{k}": self.structures[k].positions for k in range(min(self._relaxing, len(self.structures)))}
+        arrays = {
+            f"relaxed/{k}": self.structures[k].positions for k in range(min(self._relaxing, len(self.structures)))
+        }
         if descent is not None:
             now = descent.snapshot()
             values["descent"] = {"iteration": now.iteration, "active": list(now.active)}
@@ -383,6 +387,4 @@ def _text(ascent: Ascent) -> str:
         return f"{ascent.taken} of {ascent.starts} starts have climbed"
     highest = max(c.best for c in climbing)
     step = max(c.step for c in climbing)
-    return (
-        f"start {climbing[0].start + 1} to {ascent.taken} of {ascent.starts}, step {step}: U_Delta up to {highest:.3g} eV/Å"
-    )
+    return f"start {climbing[0].start + 1} to {ascent.taken} of {ascent.starts}, step {step}: U_Delta up to {highest:.3g} eV/Å"
