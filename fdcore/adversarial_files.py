@@ -172,7 +172,8 @@ def dataset_db(attack: Adversarial, truths: Truths = {}) -> bytes:  # noqa: B006
     """The dataset as an ASE database (SQLite). Keys are searchable (`ase db dataset.db 'force_delta>1'`); arrays are in `data`."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dataset.db"
-        with ase.db.connect(str(path), type="db", serial=True) as database:
+        opened: Any = ase.db.connect(str(path), type="db", serial=True)
+        with opened as database:
             for item in adversarial.dataset(attack):
                 row = row_of(attack, item, truths)
                 atoms = atoms_of(attack, item, truths)

@@ -428,7 +428,10 @@ class Ascent:
         self.taken, self.steps_done = int(values["taken"]), int(values["steps_done"])
         # Their forces were told when they were seen.
         nothing = np.zeros((0, 3))
-        self.origins = [Origin(*row[:4], nothing, nothing, row[4]) for row in values["origins"]]
+        self.origins = [
+            Origin(parent, energy, force_delta, closest, nothing, nothing, problem)
+            for parent, energy, force_delta, closest, problem in values["origins"]
+        ]
         for row in values["wave"]:
             climber = _Climber(structure=self.structures[row["parent"]], **row)
             if not climber.ended:

@@ -461,6 +461,8 @@ class _Bent:
         if moved is not None:
             positions = positions + moved
         batch.edge_features["vectors"] = positions[batch.receivers] - positions[batch.senders] + shifts
+        # The force head takes the net torque out of a molecule's forces, by these.
+        batch.node_features["positions"] = positions
         return positions
 
 

@@ -36,7 +36,7 @@ class _SiluSlope(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         (w,) = grads
         g, x = ctx.saved_tensors
         needs_g, needs_x = ctx.needs_input_grad
@@ -74,7 +74,7 @@ class _NormSlope(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         (v,) = grads
         g, x, weight, r = ctx.saved_tensors
         a = g * weight

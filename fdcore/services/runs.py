@@ -11,8 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fdcore import config as configuration
 from fdcore import adversarial, models, motion, services, truth
+from fdcore import config as configuration
 from fdcore.distribution import reference_distribution
 from fdcore.errors import RunStateError
 from fdcore.export import PACKAGES, comparison_table, provenance

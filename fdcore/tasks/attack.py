@@ -382,7 +382,7 @@ class _Work:
 
 
 def _text(ascent: Ascent) -> str:
-    climbing = [c for c in ascent.climbing]
+    climbing = ascent.climbing
     if not climbing:
         return f"{ascent.taken} of {ascent.starts} starts have climbed"
     highest = max(c.best for c in climbing)
