@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fdcore import delta
+from fdcore.attack.ascent import NO_FORCE_DELTA
 from fdcore.attack.selection import Selected, select
 from fdcore.attack.settings import Choice
 from fdcore.records import Structure
@@ -127,12 +128,12 @@ class Adversarial:
 
     @cached_property
     def rises(self) -> Array:
-        """U_Delta over that of the origin, per visited structure; infinite where that is zero."""
+        """U_Delta over that of the origin, per visited structure; infinite where that is rounding."""
         if not self.steps:
             return np.zeros(0)
         first = np.array([self.origins[p].force_delta if p in self.origins else np.nan for p in self.steps["parent"]])
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(first > 1e-9, self.steps["force_delta_eV_per_A"] / first, np.inf)
+            return np.where(first > NO_FORCE_DELTA, self.steps["force_delta_eV_per_A"] / first, np.inf)
 
     @cached_property
     def climbs(self) -> tuple[Climb, ...]:

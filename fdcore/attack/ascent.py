@@ -31,6 +31,8 @@ WAVE_SECONDS = 1.0
 GRADIENT_COST, GPU_SPEED = 2.5, 40.0
 # Below this (eV/Å^2, the largest of an atom) grad U_Delta is zero by symmetry, or rounding.
 NO_GRADIENT = 2e-3
+# Below this (eV/Å) U_Delta itself is rounding, and the direction of its gradient with it.
+NO_FORCE_DELTA = 1e-4
 # The displacement of a start that has no gradient where rattle_A is zero (Å).
 LEAST_RATTLE_A = 0.01
 # By how much U_Delta must exceed its highest value so far to count as rising.
@@ -234,7 +236,8 @@ class Ascent:
 
     def _is_still(self, climber: _Climber) -> bool:
         assert climber.gradient is not None
-        return float(np.linalg.norm(climber.gradient, axis=1).max()) < NO_GRADIENT
+        flat = float(np.linalg.norm(climber.gradient, axis=1).max()) < NO_GRADIENT
+        return flat or climber.force_delta < NO_FORCE_DELTA
 
     def _rattle(self, climber: _Climber, sigma: float, why: str) -> Rattled:
         generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, climber.start])))

@@ -383,8 +383,8 @@ class _Work:
 
 def _text(ascent: Ascent) -> str:
     climbing = ascent.climbing
+    ended = ascent.taken - len(climbing)
     if not climbing:
-        return f"{ascent.taken} of {ascent.starts} starts have climbed"
-    highest = max(c.best for c in climbing)
-    step = max(c.step for c in climbing)
-    return f"start {climbing[0].start + 1} to {ascent.taken} of {ascent.starts}, step {step}: U_Delta up to {highest:.3g} eV/Å"
+        return f"{ended} of {ascent.starts} starts have climbed"
+    highest, step = max(c.best for c in climbing), max(c.step for c in climbing)
+    return f"{ended} of {ascent.starts} starts have climbed, {len(climbing)} are at step {step}, U_Delta up to {highest:.3g} eV/Å"

@@ -521,7 +521,8 @@ def _take_away(run: runs.Run, found: Adversarial) -> None:
                 )
     st.caption("Repeat this on a command line:")
     names = list(dict.fromkeys(s.file for s in found.structures))[:8]
-    st.code(attacks.command_line(names, run.spec), language="bash", wrap_lines=True)
+    # Without colours: those of options are too pale on the light background.
+    st.code(attacks.command_line(names, run.spec), language=None, wrap_lines=True)
     with st.container(horizontal=True):
         st.page_link("pages/score.py", label="Score this structure", icon=":material/speed:")
         st.page_link("pages/dynamics.py", label="Dynamics", icon=":material/animation:")
