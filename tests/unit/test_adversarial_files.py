@@ -168,14 +168,11 @@ def test_database_reads_in_ase_and_is_searchable(attack, items, tmp_path):
 
 def test_database_reads_in_the_fine_tuning_of_orb(attack, items, model, tmp_path):
     from orb_models.common.dataset.ase_sqlite_dataset import AseSqliteDataset
-    from orb_models.common.dataset.property_definitions import PropertyConfig, PropertyDefinition
-    from orb_models.common.dataset.property_definitions import energy as energy_property
-    from orb_models.common.dataset.property_definitions import forces as forces_property
+    from orb_models.common.dataset.property_definitions import PropertyConfig
 
-    assert PropertyDefinition is not None
     path = tmp_path / "dataset.db"
     path.write_bytes(adversarial_files.dataset_db(attack, truth.by_content(labels_for(items))))
-    targets = PropertyConfig(graph_targets={"energy": energy_property}, node_targets={"forces": forces_property})
+    targets = PropertyConfig(graph_names=["energy"], node_names=["forces"])
     dataset = AseSqliteDataset("adversarial", path, model.adapter, target_config=targets)
     assert len(dataset) == 4
     graph = dataset[2]
@@ -193,7 +190,10 @@ def test_database_reads_in_fairchem(attack, items, tmp_path):
     assert len(dataset) == 4
     data = dataset[3]
     assert float(data.energy) == pytest.approx(-33)
-    np.testing.assert_allclose(data.pos.numpy(), items[3].structure.positions, atol=1e-5)
+    np.testing.assert_allclose(data.forces.numpy(), 3.5)
+    # It wraps positions into the cell.
+    apart = np.linalg.solve(items[3].structure.cell.T, (data.pos.numpy() - items[3].structure.positions).T)
+    np.testing.assert_allclose(apart - np.round(apart), 0.0, atol=1e-5)
 
 
 def test_cif_reads_back(attack, items):
