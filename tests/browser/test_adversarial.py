@@ -61,9 +61,10 @@ def test_ten_structures_are_made_and_open_in_ase(server, open_page, tmp_path):
 
     # A row of the table shows how that structure came about.
     table = page.get_by_test_id("stDataFrame").first
+    table.scroll_into_view_if_needed()
     before = page.locator(".fd-viewer").get_attribute("data-frame")
     box = table.bounding_box()
-    page.mouse.click(box["x"] + 18, box["y"] + 35 * 6)
+    page.mouse.click(box["x"] + 18, box["y"] + 35 * 3.5)
     page.wait_for_selector(f'.fd-viewer:not([data-frame="{before}"])')
     assert not violations(page)
 

@@ -164,7 +164,9 @@ def test_symmetric_start_is_rattled_and_reported(bowl):
     assert steps[-1].force_delta > steps[0].force_delta
     # The seed decides where it goes; the same one goes there again.
     for seed, same in ((7, True), (8, False)):
-        again = [s for s in of(Step, events(bowl, [two_atoms(0.0)], steps=3, seed=seed, closest=0.0)) if np.any(s.positions)]
+        again = [
+            s for s in of(Step, events(bowl, [two_atoms(0.0)], steps=3, seed=seed, closest=0.0)) if np.any(s.positions)
+        ]
         assert np.array_equal(again[-1].positions, steps[-1].positions) == same
 
 
@@ -219,7 +221,13 @@ def test_strain_moves_the_cell_within_its_bounds(model):
 
 
 def test_impossible_wishes_are_refused():
-    for wrong in ({"steps": 0}, {"alpha": -1.0}, {"closest": 2.0}, {"temperature_K": 300.0, "beta": 0.1}, {"strain": 1}):
+    for wrong in (
+        {"steps": 0},
+        {"alpha": -1.0},
+        {"closest": 2.0},
+        {"temperature_K": 300.0, "beta": 0.1},
+        {"strain": 1},
+    ):
         with pytest.raises(UsageError):
             Attack(**wrong)
     with pytest.raises(UsageError):
