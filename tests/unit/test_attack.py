@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -121,7 +122,7 @@ def test_u_rises_while_the_bounds_hold(model):
     assert max(s.above_eV_per_atom for s in steps) <= 0.4
     assert min(s.closest_share for s in steps) >= 0.75
     assert {s.start for s in steps} == {0, 1, 2}
-    for before, after in zip(steps, steps[1:], strict=False):
+    for before, after in pairwise(steps):
         if before.start == after.start:
             assert np.linalg.norm(after.positions - before.positions, axis=1).max() < 0.2
     # What is said of a structure is what the model says of it.
@@ -216,7 +217,7 @@ def test_strain_moves_the_cell_within_its_bounds(model):
     strains = [np.linalg.solve(cell, s.cell) - np.eye(3) for s in steps]
     assert np.abs(strains[-1]).max() > 1e-4
     assert max(np.abs(e).max() for e in strains) <= 10 * 0.004 + 1e-9
-    for before, after in zip(strains, strains[1:], strict=False):
+    for before, after in pairwise(strains):
         assert np.abs(after - before).max() <= 0.004 * 1.1
 
 
@@ -280,7 +281,7 @@ def test_environments_do_not_see_order_translation_or_rotation():
     turn = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0]
     for same in (
         replace(s, numbers=s.numbers[order], positions=s.positions[order]),
-        replace(s, positions=s.positions + [0.3, 1.0, -2.0]),
+        replace(s, positions=s.positions + np.array([0.3, 1.0, -2.0])),
         replace(s, positions=s.positions @ turn, cell=s.cell @ turn),
     ):
         np.testing.assert_allclose(describe(same, numbers), base, atol=1e-6)
