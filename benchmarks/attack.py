@@ -210,13 +210,16 @@ def attack(name: str, model: OrbModel, count: int, reference: str) -> tuple[dict
         answers = references.truths(references.reference(reference), against)
         for k, (structure, seen, answer) in enumerate(zip(against, model.evaluate(against), answers, strict=True)):
             if isinstance(answer, references.Truth):
-                errors = [
-                    delta.rms_difference(f, answer.forces_reference)
-                    for f in (seen.forces_direct, seen.forces_conservative)
-                ]
                 compared.append(
                     Compared(
-                        k, structure, seen.force_delta, *errors, seen.energy, answer.energy, answer.forces_reference
+                        position=k,
+                        structure=structure,
+                        force_delta=seen.force_delta,
+                        error_direct=delta.rms_difference(seen.forces_direct, answer.forces_reference),
+                        error_conservative=delta.rms_difference(seen.forces_conservative, answer.forces_reference),
+                        energy=seen.energy,
+                        energy_reference=answer.energy,
+                        forces_reference=answer.forces_reference,
                     )
                 )
         result["bands"] = truth.band_rows(truth.bands(compared))
@@ -238,7 +241,8 @@ def main() -> int:
     parser.add_argument("--memory-of", nargs=2, metavar=("SYSTEM", "QUANTITY"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_of:
-        report_memory(*arguments.memory_of, arguments.device, arguments.starts)
+        system, quantity_name = arguments.memory_of
+        report_memory(system, quantity_name, arguments.device, arguments.starts)
         return 0
     model = load(arguments.device)
     document: dict[str, Any] = {"cost": [], "found": []}

@@ -61,8 +61,7 @@ def _live() -> None:
     if run is None or not run.active:
         st.rerun()
         return
-    if run.state == "queued":
-        running.be_ready(running.READY_WHILE_WAITING_S)
+    running.be_there()
     with st.container(border=True, key="progress"):
         words.run_progress(run)
         with st.container(horizontal=True, vertical_alignment="center"):
