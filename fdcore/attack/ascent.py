@@ -399,7 +399,7 @@ class Ascent:
         return Ended(climber.start, climber.step, reason, text)
 
     def _gradients(self, structures: Sequence[Structure]) -> list[Gradients | FdcoreError]:
-        return list(self.model.gradients_each(structures, strain=self.settings.strain))
+        return list(self.model.gradients_each(structures, method=self.settings.gradient, strain=self.settings.strain))
 
     # ---- saved states ----------------------------------------------------------------------------------------------
 

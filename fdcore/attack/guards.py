@@ -17,6 +17,8 @@ from fdcore.records import Evaluation, Structure
 REACH = 1.1
 # Parting one pair may close another; and rounding must not leave a pair a hair below the bound.
 ROUNDS, OVERSHOOT = 6, 1.001
+# Up to so many atoms all pairs are looked at: faster than a neighbour list.
+SMALL = 300
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,16 @@ def held_apart(structure: Structure, share: float) -> Structure:
 def _pairs(structure: Structure, positions: NDArray[np.float64]) -> tuple[Any, ...]:
     radii = covalent_radii[structure.numbers]
     reach = REACH * 2 * float(radii.max())
+    heights = 1 / np.linalg.norm(np.linalg.inv(structure.cell), axis=0) if structure.periodic else np.array([np.inf])
+    if len(positions) <= SMALL and 2 * reach < heights.min():
+        # A vector shorter than half of every height of the cell is that to the nearest image.
+        apart = positions[None] - positions[:, None]
+        if structure.periodic:
+            apart -= np.round(apart @ np.linalg.inv(structure.cell)) @ structure.cell
+        lengths = np.linalg.norm(apart, axis=-1)
+        np.fill_diagonal(lengths, np.inf)
+        i, j = np.nonzero(lengths < reach)
+        return i, j, lengths[i, j], lengths[i, j] / (radii[i] + radii[j]), apart[i, j]
     i, j, distance, vectors = primitive_neighbor_list(
         "ijdD", structure.pbc, structure.cell, positions, reach, self_interaction=False
     )

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
-from fdcore.dynamics.settings import between, whole
+from fdcore.dynamics.settings import between, one_of, whole
 from fdcore.errors import UsageError
 
+Gradient = Literal["auto", "double-backward", "finite-difference", "one-sided"]
+GRADIENTS: tuple[Gradient, ...] = ("auto", "double-backward", "finite-difference", "one-sided")
 MOST_STEPS, MOST_STARTS = 100_000, 4096
 
 
@@ -26,6 +29,7 @@ class Attack:
     strain : the cell moves, too: at most max_strain per component and step, 10 max_strain altogether.
     closest, max_force_eV_per_A, window_eV_per_atom : a step that breaks one of them is not made: shortest distance as a share of
         the sum of covalent radii, largest F_c or F_nc of an atom, energy per atom above that of the structure it came from.
+    gradient : as `Model.gradients`; "one-sided" is the cheapest, a few percent off, good enough to climb by.
     patience : steps without a new highest U_Delta (by 0.5 %) after which it has stopped rising.
     """
 
@@ -43,10 +47,12 @@ class Attack:
     max_force_eV_per_A: float = 50.0
     window_eV_per_atom: float = 0.4
     patience: int = 8
+    gradient: Gradient = "auto"
 
     def __post_init__(self) -> None:
         whole("steps", self.steps, 1, MOST_STEPS)
         whole("patience", self.patience, 1, MOST_STEPS)
+        one_of("gradient method", self.gradient, GRADIENTS)
         if self.alpha is not None:
             between("alpha", self.alpha, 1e-9, 1e6, "Å^3/eV")
         if self.beta is not None:

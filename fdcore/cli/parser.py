@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any, TextIO
 
 from fdcore import __version__
+from fdcore.attack.settings import GRADIENTS
 from fdcore.dynamics.settings import DRIVERS, ENSEMBLES, OPTIMISERS, THERMOSTATS
 from fdcore.jobs.queue import LANES
 from fdcore.store.records import ACTIVE, ENDED
@@ -221,6 +222,11 @@ def _attack(verbs: argparse._SubParsersAction) -> None:
             ("window", float, "most energy above the start, eV/atom (default 0.4)"),
             ("max-force", float, "largest force on an atom, eV/Å (default 50)"),
             ("patience", int, "steps without a rise after which a start ends (default 8)"),
+            (
+                "gradient",
+                GRADIENTS,
+                "how grad U_Delta is made (default auto: exact where memory lasts; one-sided is the cheapest)",
+            ),
         ),
     )
     attack.add_argument(

@@ -207,6 +207,7 @@ _FLAGS = {
     "max_force_eV_per_A": "max-force",
     "window_eV_per_atom": "window",
     "patience": "patience",
+    "gradient": "gradient",
     "count": "count",
     "rise": "rise",
     "spread": "spread",

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from fdcore.attack.settings import MOST_STARTS, Attack, Choice
+from fdcore.attack.settings import MOST_STARTS, Attack, Choice, Gradient
 from fdcore.dynamics.settings import Relaxation, check_can_move, whole
 from fdcore.errors import UsageError
 from fdcore.spec import Spec
@@ -50,6 +50,7 @@ class AttackParameters(Parameters):
     max_force_eV_per_A: float = Attack.max_force_eV_per_A
     window_eV_per_atom: float = Attack.window_eV_per_atom
     patience: int = Attack.patience
+    gradient: Gradient = "auto"
     count: int = Choice.count
     rise: float = Choice.rise
     spread: bool = False

@@ -24,6 +24,12 @@ STEP_HELP = (
     r"$\mathbf{r}_{new}=\mathbf{r}_{old}+\alpha\nabla U_\Delta-\beta\nabla E$: uphill in disagreement, downhill in energy. Equation 3 of "
     "*When forces disagree*; Schwalbe-Koda et al. 2021."
 )
+GRADIENT_NAMES = {
+    "auto": "exact where memory lasts",
+    "double-backward": "exact",
+    "one-sided": "one-sided: cheapest, a few percent off",
+    "finite-difference": "low memory",
+}
 RISE_HELP = (
     "A structure belongs to the dataset when U_Delta is at least so many times that of the structure it came from."
 )
@@ -141,6 +147,7 @@ def _more(now: dict[str, Any], structures: list[Structure]) -> None:
             _number("window_eV_per_atom", "Energy above the start (eV/atom)", now, step=0.05, minimum=0.0001)
             _number("max_force_eV_per_A", "Largest force (eV/Å)", now, step=5.0, minimum=0.1)
             _number("max_step_A", "Farthest step of an atom (Å)", now, step=0.01, minimum=0.0001)
+            _select("gradient", "Gradient of U_Delta", GRADIENT_NAMES, now)
             if all(s.periodic for s in structures):
                 _toggle("strain", "Let the cell change, too", now)
 
@@ -189,6 +196,12 @@ def _toggle(name: str, label: str, now: dict[str, Any], text: str | None = None)
     key = f"attack-{name}"
     st.session_state[key] = bool(now[name])
     st.toggle(label, key=key, on_change=_changed(name), help=text)
+
+
+def _select(name: str, label: str, options: dict[str, str], now: dict[str, Any]) -> None:
+    key = f"attack-{name}"
+    st.session_state[key] = now[name]
+    st.selectbox(label, list(options), format_func=lambda k: options[k], key=key, on_change=_changed(name))
 
 
 def _seed() -> None:

@@ -370,6 +370,34 @@ def test_gradients_with_respect_to_the_cell_against_central_differences(method):
     assert (g.energy_strain_gradient * direction).sum() == pytest.approx(e_slope, rel=1e-5)
 
 
+def test_one_sided_gradient_points_the_same_way():
+    for dtype, off in (("float64", 2e-3), ("float32", 0.05)):
+        model = fdcore.load_model(device="cpu", dtype=dtype)
+        several = [salt(0.05), salt(0.1)]
+        for exact, cheap in zip(
+            model.gradients(several, strain=True),
+            model.gradients(several, method="one-sided", strain=True),
+            strict=True,
+        ):
+            for name in ("force_delta_gradient", "force_delta_strain_gradient"):
+                a, b = getattr(exact, name), getattr(cheap, name)
+                assert np.linalg.norm(a - b) < off * np.linalg.norm(a)
+            np.testing.assert_allclose(cheap.energy_strain_gradient, exact.energy_strain_gradient, atol=1e-3)
+
+
+def test_all_pairs_and_a_neighbour_list_agree(monkeypatch):
+    from fdcore.attack import guards
+
+    atoms = bulk("NaCl", "rocksalt", a=5.6, cubic=True) * (2, 2, 2)
+    atoms.rattle(0.3, seed=5)
+    atoms.set_cell(atoms.cell.array @ np.array([[1, 0.1, 0], [0, 1, 0.2], [0, 0, 1]]), scale_atoms=True)
+    s = Structure.from_atoms(atoms)
+    fast = closest_pair(s)
+    monkeypatch.setattr(guards, "SMALL", 0)
+    listed = closest_pair(s)
+    assert fast.distance_A == pytest.approx(listed.distance_A) and set(fast.atoms) == set(listed.atoms)
+
+
 def test_molecule_has_no_cell_to_strain(model):
     with pytest.raises(UsageError, match="crystal"):
         model.gradients([two_atoms(2.0)], strain=True)
