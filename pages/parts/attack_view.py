@@ -13,13 +13,14 @@ from fdcore import adversarial, adversarial_files, adversarial_plots, truth
 from fdcore.adversarial import Adversarial, Found
 from fdcore.distribution import reference_distribution
 from fdcore.errors import FdcoreError, RunStateError
+from fdcore.human import three_digits
 from fdcore.scene import trajectory_scene
 from fdcore.services import adversarial as attacks
 from fdcore.services import runs
 from pages.parts import attacking, owner, running, words
 from pages.parts.attack_settings import APART_HELP, FOR_AND_NOT_FOR
 from pages.parts.viewer import player
-from pages.parts.words import count, plain, three_digits
+from pages.parts.words import count, plain
 
 # A climb is looked at about once a second; its frames, which are heavier, less often.
 TICK_S, FRAMES_TICK_S = 1.5, 3.0
