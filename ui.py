@@ -13,6 +13,7 @@ page = st.navigation(
     [
         st.Page("pages/score.py", title="Score", icon=":material/speed:", default=True),
         st.Page("pages/dynamics.py", title="Dynamics", icon=":material/animation:", url_path="dynamics"),
+        st.Page("pages/adversarial.py", title="Adversarial", icon=":material/target:", url_path="adversarial"),
         st.Page("pages/runs.py", title="Runs", icon=":material/history:", url_path="runs"),
         st.Page("pages/how_it_works.py", title="How it works", icon=":material/menu_book:", url_path="how"),
     ],

@@ -158,17 +158,27 @@ class Evaluation:
 class Gradients:
     """What an adversarial step needs: grad U_Delta (N, 3) in eV/Å^2 and grad E (N, 3) in eV/Å, with the evaluation they belong to.
 
-    Where U_Delta is exactly zero it has no gradient; zeros are returned and `at_zero` says so.
+    Where U_Delta is exactly zero it has no gradient; zeros are returned and `at_zero` says so. With strain asked for, also the
+    derivatives with respect to a homogeneous deformation r -> r (1 + e) of atoms and cell, symmetric (3, 3): that of U_Delta
+    in eV/Å, that of E in eV (the virial).
     """
 
     evaluation: Evaluation
     force_delta_gradient: FloatArray
     energy_gradient: FloatArray
     at_zero: bool = False
+    force_delta_strain_gradient: FloatArray | None = None
+    energy_strain_gradient: FloatArray | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "force_delta_gradient", frozen_array(self.force_delta_gradient))
-        object.__setattr__(self, "energy_gradient", frozen_array(self.energy_gradient))
+        for name in (
+            "force_delta_gradient",
+            "energy_gradient",
+            "force_delta_strain_gradient",
+            "energy_strain_gradient",
+        ):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, frozen_array(getattr(self, name)))
 
 
 WeightsPlace = Literal["embedded", "download", "gated"]

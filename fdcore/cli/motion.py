@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import shutil
-import signal
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from tqdm import tqdm
-
 from fdcore import export, motion, motion_files, services
+from fdcore.cli.local import carry_out, record
 from fdcore.cli.output import (
     EXIT_OK,
     EXIT_PARTLY,
@@ -30,9 +25,7 @@ from fdcore.records import Structure
 from fdcore.services import dynamics, runs
 from fdcore.spec import ModelChoice, Spec
 from fdcore.statistics import Slope
-from fdcore.tasks.run import Limits, Outcome, Report, execute
-
-SPEC = "spec.json"
+from fdcore.tasks.run import Outcome
 
 
 def run(arguments: argparse.Namespace, results: TextIO) -> int:
@@ -64,8 +57,8 @@ def run(arguments: argparse.Namespace, results: TextIO) -> int:
         loaded.append(services.load_model(card.id, arguments.device, arguments.dtype, arguments.weights))
         return loaded[0]
 
-    with _record(arguments.out, spec) as (folder, previous):
-        outcome = _execute(spec, structures, load, folder, previous)
+    with record(arguments.out, spec) as (folder, previous):
+        outcome = carry_out(spec, structures, load, folder, previous)
         if loaded:
             # A local checkpoint has a hash of its own.
             found = motion.read(folder, spec, structures, outcome.summary)
@@ -94,66 +87,6 @@ def _parameters(task: str, arguments: argparse.Namespace, structures: Sequence[S
         if hasattr(arguments, option):
             given[name] = getattr(arguments, option)
     return dynamics.parameters_of(task, given)
-
-
-# ---- running -------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _record(out: str | None, spec: Spec) -> Iterator[tuple[Path, list[Path]]]:
-    """The folder of this attempt and those of earlier ones, which `out` keeps; without it, one that is gone afterwards."""
-    if out is None:
-        kept = Path(tempfile.mkdtemp(prefix="fdcore-"))
-        try:
-            yield kept / "1", []
-        finally:
-            shutil.rmtree(kept, ignore_errors=True)
-        return
-    folder = Path(out)
-    folder.mkdir(exist_ok=True)
-    described = folder / SPEC
-    if described.is_file():
-        if Spec.from_json(described.read_text(encoding="utf-8")).work_sha256 != spec.work_sha256:
-            raise UsageError(
-                f"{out} holds the record of another run.", "Name another folder, or repeat that run's own command."
-            )
-    else:
-        described.write_text(spec.to_json(), encoding="utf-8")
-    earlier = sorted((p for p in folder.iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
-    following = str(1 + max((int(p.name) for p in earlier), default=0))
-    yield folder / following, earlier
-
-
-def _execute(spec: Spec, structures: Sequence[Structure], load: Any, folder: Path, previous: list[Path]) -> Outcome:
-    stop: list[bool] = []
-
-    def interrupted(*_: object) -> None:
-        if stop:
-            raise KeyboardInterrupt
-        stop.append(True)
-        print("fdcore: stopping; once more stops at once", file=sys.stderr)
-
-    with tqdm(total=None, unit="step", file=sys.stderr, disable=None) as bar:
-
-        def report(known: Report) -> None:
-            bar.total = known.total
-            bar.set_description(known.text, refresh=False)
-            bar.update(known.done - bar.n)
-
-        before = signal.signal(signal.SIGINT, interrupted)
-        try:
-            return execute(
-                spec,
-                structures,
-                load,
-                folder,
-                previous=previous,
-                report=report,
-                should_stop=lambda: bool(stop),
-                limits=Limits(),
-            )
-        finally:
-            signal.signal(signal.SIGINT, before)
 
 
 # ---- saying --------------------------------------------------------------------------------------------------------

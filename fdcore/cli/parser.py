@@ -8,12 +8,15 @@ from importlib import import_module
 from typing import Any, TextIO
 
 from fdcore import __version__
+from fdcore.attack.settings import GRADIENTS
 from fdcore.dynamics.settings import DRIVERS, ENSEMBLES, OPTIMISERS, THERMOSTATS
 from fdcore.jobs.queue import LANES
 from fdcore.store.records import ACTIVE, ENDED
 
 # Of fdcore.services.dynamics, which is heavier than a parser should be; a test compares them.
 PRESET_NAMES = ("quick", "paper", "long")
+# Of fdcore.adversarial_files, the default first; the same test compares them.
+DFT_SETS = ("MPStaticSet", "MatPESStaticSet", "MPScanStaticSet")
 
 Verb = Callable[[argparse.Namespace, TextIO], int]
 
@@ -25,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"fdcore {__version__}")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
-    for add in (_score, _md, _relax, _advisor, _models, _runs, _worker, _doctor, _app):
+    for add in (_score, _md, _relax, _advisor, _attack, _truth, _models, _runs, _worker, _doctor, _app):
         add(verbs)
     return parser
 
@@ -159,6 +162,101 @@ def _advisor(verbs: argparse._SubParsersAction) -> None:
             ("tolerance", float, "of the drift, meV/atom/ps (default 0.5)"),
         ),
     )
+
+
+def _attack(verbs: argparse._SubParsersAction) -> None:
+    attack = verbs.add_parser(
+        "attack", help="structures on which the two forces disagree most, ready for DFT and fine-tuning"
+    )
+    attack.add_argument("files", nargs="+", metavar="FILE", help="CIF, POSCAR, xyz or extxyz; - reads standard input")
+    _model_options(attack)
+    _charge_and_spin(attack)
+    attack.add_argument("--seed", type=int, default=0, help="of the random displacements (default 0)")
+    attack.add_argument("--out", metavar="PATH", help="write the dataset as extended xyz; - for standard output")
+    attack.add_argument("--db", metavar="PATH", help="write it as an ASE database")
+    attack.add_argument("--cif", metavar="PATH", help="write its crystals as CIF; - for standard output")
+    attack.add_argument("--csv", metavar="PATH", help="write one row per structure; - for standard output")
+    attack.add_argument("--zip", metavar="PATH", help="write everything, with VASP inputs, provenance and a README")
+    attack.add_argument(
+        "--vasp", metavar="FOLDER", help="write POSCAR, INCAR and KPOINTS of each structure into a new folder"
+    )
+    attack.add_argument(
+        "--dft-set", choices=DFT_SETS, default=DFT_SETS[0], help="pymatgen's input set for --zip and --vasp"
+    )
+    attack.add_argument(
+        "--reference",
+        metavar="NAME",
+        help="hold the result against chgnet, gfn1, gfn2 (optional extras), or MODULE:CALLABLE, any ASE calculator",
+    )
+    attack.add_argument("--labels", metavar="FILE", help="hold it against labelled frames of the same structures")
+    attack.add_argument(
+        "--record",
+        metavar="FOLDER",
+        help="keep the record here; the same command goes on from it after an interruption",
+    )
+    _json(attack)
+    attack.set_defaults(run=_verb("attack", "run"))
+    _options(
+        attack,
+        (
+            ("steps", int, "at most, per start (default 50)"),
+            ("alpha", _or_none(float), "of grad U_Delta, Å^3/eV (default: from the first gradients)"),
+            ("beta", _or_none(float), "of grad E, Å^2/eV (default: from the first gradients)"),
+            ("balance", float, "length of the energy's term over that of U_Delta's, without --beta (default 0.3)"),
+            ("first-step", float, "how far the fastest atom moves first, Å, without --alpha (default 0.04)"),
+            ("temperature-K", _or_none(float), "weigh the energy as exp(-(E - E0) / N k T) instead of by beta"),
+            ("count", int, "structures in the dataset (default 10)"),
+            ("rise", float, "U_Delta at least so many times that of the start (default 5)"),
+            (
+                "apart",
+                float,
+                "how much two of them differ at least; 1: as two random displacements of 0.1 Å (default 0.3)",
+            ),
+            ("starts", _or_none(int), "copies that climb (default: half of --count, at least 4)"),
+            ("rattle", float, "random displacement of the copies, Å per component (default 0.05)"),
+            ("relax-fmax", _or_none(float), "relax first along F_c, eV/Å (default 0.05; none: begin as given)"),
+            ("relax-steps", int, "most iterations of the relaxation (default 200)"),
+            ("max-step", float, "the farthest that an atom moves in a step, Å (default 0.06)"),
+            ("max-strain", float, "the most by which a step strains the cell, with --strain (default 0.01)"),
+            ("closest", float, "least distance as a share of the sum of covalent radii (default 0.75)"),
+            ("window", float, "most energy above the start, eV/atom (default 0.4)"),
+            ("max-force", float, "largest force on an atom, eV/Å (default 50)"),
+            ("patience", int, "steps without a rise after which a start ends (default 8)"),
+            (
+                "gradient",
+                GRADIENTS,
+                "how grad U_Delta is made (default auto: exact where memory lasts; one-sided is the cheapest)",
+            ),
+        ),
+    )
+    attack.add_argument(
+        "--spread",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="choose evenly over the range of U_Delta, not the highest",
+    )
+    attack.add_argument(
+        "--strain", action="store_true", default=argparse.SUPPRESS, help="let the cell change, too; crystals only"
+    )
+
+
+def _truth(verbs: argparse._SubParsersAction) -> None:
+    truth = verbs.add_parser(
+        "truth", help="errors of both forces against labels or a reference, and whether U_Delta ranks them"
+    )
+    truth.add_argument("files", nargs="+", metavar="FILE", help="labelled extended xyz, or anything with --reference")
+    _model_options(truth)
+    _charge_and_spin(truth)
+    truth.add_argument(
+        "--reference",
+        metavar="NAME",
+        default="labels",
+        help="labels (default: those in the files), chgnet, gfn1, gfn2, or MODULE:CALLABLE, any ASE calculator",
+    )
+    truth.add_argument("--csv", metavar="PATH", help="write one row per structure; - for standard output")
+    truth.add_argument("--record", metavar="FOLDER", help="keep the record here, to go on after an interruption")
+    _json(truth)
+    truth.set_defaults(run=_verb("attack", "truth"))
 
 
 def _strides(text: str) -> list[int]:

@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 
 import ase.io
 
-from fdcore import export, motion_files
+from fdcore import adversarial_files, export, motion_files, truth
+from fdcore.adversarial import Adversarial
 from fdcore.motion import Motion
 from fdcore.records import Failure, Score, Structure
 from fdcore.store.records import Attempt, Run
@@ -26,6 +27,8 @@ inputs.extxyz  the structures it worked on, in order
 scores.*       scoring runs: the verdicts and numbers of `fdcore score`, as JSON, CSV and extended xyz
 motion.json    dynamics, relaxation, advisor: the document of `fdcore md --json` and its like
 series.csv     dynamics: every recorded step; relaxation.csv: every iteration
+dataset/*      attacks: the dataset in every format, with a README of its own
+truth.*        comparisons with a reference: errors of both forces, and how well U_Delta ranks them
 trajectory.extxyz  kept frames with velocities, both forces and u_i
 series.h5      everything that was recorded, as HDF5: one group per table, one dataset per column; of a run that was killed
                or still goes on, all rows that are complete
@@ -45,6 +48,8 @@ def write(
     folder: Path | None,
     result: tuple[Sequence[Score], Sequence[Failure], dict[str, Any] | None] | None,
     motion: Motion | None = None,
+    attack: Adversarial | None = None,
+    compared: Sequence[truth.Compared] | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the zip to a stream. Owners and share keys stay out: the file is made to be passed on."""
@@ -63,6 +68,12 @@ def write(
         if motion is not None and folder is not None:
             for name, content in motion_files.archived(motion, folder, refusals, provenance).items():
                 archive.writestr(name, content)
+        if attack is not None:
+            for name, content in adversarial_files.archived(attack, provenance).items():
+                archive.writestr(f"dataset/{name}", content)
+        if compared:
+            rows = {"bands": truth.band_rows(truth.bands(compared)), "structures": truth.as_rows(compared)}
+            archive.writestr("truth.json", json.dumps(rows, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
         if folder is not None:
             with closed_series(folder) as series:
                 if series is not None:

@@ -21,15 +21,18 @@ from orb_models.common.atoms.batch.graph_batch import AtomGraphs
 from orb_models.common.models.nn_util import ChargeSpinConditioner
 from orb_models.forcefield.forcefield_adapter import ForcefieldAtomsAdapter
 
-from fdcore.errors import WeightsError
+from fdcore.errors import UsageError, WeightsError
 from fdcore.models.base import GradientMethod, Model, OutOfMemory, estimated_edges
 from fdcore.models.potential import Forces, Potential
+from fdcore.models.twice import differentiate_twice
 from fdcore.records import Evaluation, Gradients, ModelCard, Structure
 
 # Below this U_Delta (eV/Å) its gradient is numerical noise: a square root has no gradient at zero.
 ZERO_FORCE_DELTA = 1e-10
 # The longest step (Å) of an atom in the central difference of the low-memory gradient, by precision.
 HVP_STEP_A = {torch.float32: 5e-3, torch.float64: 1e-4}
+# The same for the one-sided form, whose error grows with it: where rounding and curvature are about as large (measured).
+ONE_SIDED_STEP_A = {torch.float32: 3e-4, torch.float64: 1e-5}
 # How much wider than the cutoff a neighbour list is made, to be used for several steps. Measured: solids at 300 K keep one
 # for 50 to 300 steps of 0.5 fs, and looking through the additional pairs costs 1 % of a step.
 SKIN_A = 0.5
@@ -70,6 +73,7 @@ class OrbModel(Model):
         # Train mode would let one forward pass move the normalisers (measured: F_nc by 1e-2).
         # Any: torch's stubs know nothing of what a module contains.
         self.module: Any = module.eval().requires_grad_(False)
+        differentiate_twice(self.module)
         self.adapter = adapter
         self.torch_dtype = getattr(torch, dtype)
         self.conditioned = isinstance(module.model.conditioner, ChargeSpinConditioner)
@@ -236,18 +240,43 @@ class OrbModel(Model):
     # ---- gradients -------------------------------------------------------------------------------------------------
 
     def _gradients(self, structure: Structure, method: GradientMethod) -> Gradients:
-        def run() -> Gradients:
-            batch = self.graphs([structure])
-            ties = self.graph_tie_A([structure], batch)
-            exact = method == "double-backward"
-            squares_gradient, forces = (_double_backward if exact else _central_difference)(self, batch)
-            evaluation = _records(forces, batch, ties)[0]
-            # U = sqrt(s / 3N), so grad U = grad s / (6 N U): differentiating s keeps U = 0 free of 0/0.
-            at_zero = evaluation.force_delta < ZERO_FORCE_DELTA
-            gradient = np.zeros_like(evaluation.forces_direct)
-            if not at_zero:
-                gradient = _array(squares_gradient) / (6 * structure.n_atoms * evaluation.force_delta)
-            return Gradients(evaluation, gradient, -evaluation.forces_conservative, at_zero)
+        return self._gradients_of([structure], method, strain=False)[0]
+
+    def _gradients_of(self, structures: Sequence[Structure], method: GradientMethod, strain: bool) -> list[Gradients]:
+        if strain and not all(s.periodic for s in structures):
+            raise UsageError("Only a crystal has a cell that can be strained.", "Attack a molecule without --strain.")
+
+        def run() -> list[Gradients]:
+            batch = self.graphs(structures)
+            ties = self.graph_tie_A(structures, batch)
+            bent = _Bent(batch, strain)
+            way = {"double-backward": _double_backward, "one-sided": _one_sided_difference}.get(
+                method, _central_difference
+            )
+            squares, forces = way(self, batch, bent)
+            evaluations = _records(forces, batch, ties)
+            ends = np.cumsum([s.n_atoms for s in structures])
+            gradients = np.split(_array(squares[0]), ends[:-1])
+            deformations = _array(squares[1]) if strain else [None] * len(structures)
+            virials = _array(bent.energy_gradient) if bent.energy_gradient is not None else [None] * len(structures)
+            out = []
+            for evaluation, gradient, deformation, virial in zip(
+                evaluations, gradients, deformations, virials, strict=True
+            ):
+                # U = sqrt(s / 3N), so grad U = grad s / (6 N U): differentiating s keeps U = 0 free of 0/0.
+                at_zero = evaluation.force_delta < ZERO_FORCE_DELTA
+                scale = 0.0 if at_zero else 1 / (6 * len(gradient) * evaluation.force_delta)
+                out.append(
+                    Gradients(
+                        evaluation,
+                        gradient * scale,
+                        -evaluation.forces_conservative,
+                        at_zero,
+                        None if deformation is None else deformation * scale,
+                        virial,
+                    )
+                )
+            return out
 
         return _guarded(self.device, run)
 
@@ -399,39 +428,136 @@ def _wrap(structure: Structure) -> NDArray[np.float64]:
     return structure.to_atoms().get_positions(wrap=structure.periodic, eps=0.0)
 
 
-def _double_backward(model: OrbModel, batch: AtomGraphs) -> tuple[torch.Tensor, TwoForces]:
+class _Bent:
+    """Positions R = r (1 + e) + t and edge vectors as functions of the leaves r (A, 3) and, where strain is asked for, e (S, 3, 3).
+
+    e is made symmetric: an antisymmetric one only turns the crystal. F_c is -dE/dR at any e.
+    """
+
+    def __init__(self, batch: AtomGraphs, strain: bool) -> None:
+        self.batch = batch
+        start = batch.node_features["positions"].detach()
+        self.leaf = start.clone().requires_grad_(True)
+        self.strain: torch.Tensor | None = None
+        self.energy_gradient: torch.Tensor | None = None
+        # The vector from sender to receiver with its periodic image; the package knows how.
+        vectors, _, _ = batch.compute_differentiable_edge_vectors(use_stress_displacement=False, use_rotation=False)
+        self._shifts = vectors.detach() - (start[batch.receivers] - start[batch.senders])
+        if strain:
+            self.strain = torch.zeros((len(batch.n_node), 3, 3), dtype=start.dtype, device=start.device)
+            self.strain.requires_grad_(True)
+
+    @property
+    def leaves(self) -> tuple[torch.Tensor, ...]:
+        return (self.leaf,) if self.strain is None else (self.leaf, self.strain)
+
+    def positions(self, moved: torch.Tensor | None = None) -> torch.Tensor:
+        """R (A, 3), with the edge vectors of the batch made from it; `moved` is t."""
+        batch, system = self.batch, self.batch.node_batch_index
+        shifts, positions = self._shifts, self.leaf
+        if self.strain is not None:
+            deformation = 0.5 * (self.strain + self.strain.transpose(1, 2))
+            positions = positions + torch.einsum("ai,aij->aj", positions, deformation[system])
+            shifts = shifts + torch.einsum("ei,eij->ej", shifts, deformation[system[batch.senders]])
+        else:
+            # Not the leaf itself, so that dE/dR is that of R in both cases.
+            positions = positions.view_as(positions)
+        if moved is not None:
+            positions = positions + moved
+        batch.edge_features["vectors"] = positions[batch.receivers] - positions[batch.senders] + shifts
+        # The force head takes the net torque out of a molecule's forces, by these.
+        batch.node_features["positions"] = positions
+        return positions
+
+
+def _double_backward(
+    model: OrbModel, batch: AtomGraphs, bent: _Bent | None = None
+) -> tuple[tuple[torch.Tensor, ...], TwoForces]:
     """grad of s = sum |F_nc - F_c|^2 by differentiating through F_c = -dE/dR."""
-    forces = model.two_forces(batch, confidence=True, create_graph=True)
-    assert forces.forces_direct is not None and forces.forces_conservative is not None
-    squares = ((forces.forces_direct - forces.forces_conservative) ** 2).sum()
-    (gradient,) = torch.autograd.grad(squares, forces.positions)
-    return gradient, forces
+    bent = bent or _Bent(batch, strain=False)
+    with torch.enable_grad():
+        positions = bent.positions()
+        forces = model.heads_of(batch, positions, direct=True, conservative=False, confidence=True, create_graph=True)
+        wanted = (positions,) if bent.strain is None else (positions, bent.strain)
+        slopes = torch.autograd.grad(forces.energy.sum(), wanted, create_graph=True)
+        assert forces.forces_direct is not None
+        forces.forces_conservative = -slopes[0]
+        squares = (forces.forces_direct - forces.forces_conservative).square().sum()
+        gradients = torch.autograd.grad(squares, bent.leaves)
+    bent.energy_gradient = None if bent.strain is None else slopes[1].detach()
+    return gradients, forces
 
 
-def _central_difference(model: OrbModel, batch: AtomGraphs) -> tuple[torch.Tensor, TwoForces]:
+def _central_difference(
+    model: OrbModel, batch: AtomGraphs, bent: _Bent | None = None
+) -> tuple[tuple[torch.Tensor, ...], TwoForces]:
     """grad s = 2 (J_nc^T d + H d) with d = F_nc - F_c: the first term by one more backward pass, the second, the Hessian of
-    the energy times d, by a central difference of dE/dR along d at fixed graph. No graph of a graph is ever kept."""
-    # create_graph keeps the forward graph for J_nc^T d; the energy's backward graph is not built.
-    forces = model.two_forces(batch, confidence=True, conservative=False, create_graph=True)
-    assert forces.forces_direct is not None
-    (energy_gradient,) = torch.autograd.grad(forces.energy.sum(), forces.positions, retain_graph=True)
-    difference = (forces.forces_direct + energy_gradient).detach()
-    (direct_term,) = torch.autograd.grad((forces.forces_direct * difference).sum(), forces.positions)
-    forces.forces_conservative = -energy_gradient
+    the energy times d, by a central difference of dE/dR along d at fixed graph. No graph of a graph is ever kept.
+
+    With strain the same holds for e: d/de of d . dE/dR is the difference along d of dE/de, the deformation leaving the
+    displacement as it is.
+    """
+    bent = bent or _Bent(batch, strain=False)
+    with torch.enable_grad():
+        positions = bent.positions()
+        # create_graph keeps the forward graph for J_nc^T d; the energy's backward graph is not built.
+        forces = model.heads_of(batch, positions, direct=True, conservative=False, confidence=True, create_graph=True)
+        assert forces.forces_direct is not None
+        wanted = (positions,) if bent.strain is None else (positions, bent.strain)
+        slopes = torch.autograd.grad(forces.energy.sum(), wanted, retain_graph=True)
+        difference = (forces.forces_direct + slopes[0]).detach()
+        direct_terms = torch.autograd.grad((forces.forces_direct * difference).sum(), bent.leaves)
+    bent.energy_gradient = None if bent.strain is None else slopes[1]
+    forces.forces_conservative = -slopes[0]
     forces.forces_direct = forces.forces_direct.detach()
-    longest = difference.norm(dim=-1).max()
-    if longest == 0:
-        return torch.zeros_like(difference), forces
-    step = HVP_STEP_A[model.torch_dtype] / longest
-    centre = forces.positions.detach()
+    step = _step(batch, difference, HVP_STEP_A[model.torch_dtype])
+    system = batch.node_batch_index
     ends = []
     for sign in (1.0, -1.0):
-        batch.node_features["positions"] = centre + sign * step * difference
-        end = model.two_forces(batch, direct=False)
-        assert end.forces_conservative is not None
-        ends.append(-end.forces_conservative)
-    hessian_term = (ends[0] - ends[1]) / (2 * step)
-    return 2 * (direct_term + hessian_term), forces
+        with torch.enable_grad():
+            moved = bent.positions(sign * step[system, None] * difference)
+            end = model.heads_of(batch, moved, direct=False, conservative=False, create_graph=True)
+            ends.append(torch.autograd.grad(end.energy.sum(), bent.leaves))
+    width = [2 * step[system, None], 2 * step[:, None, None]]
+    return tuple(
+        2 * (term + (plus - minus) / w)
+        for term, plus, minus, w in zip(direct_terms, *ends, width[: len(direct_terms)], strict=True)
+    ), forces
+
+
+def _one_sided_difference(
+    model: OrbModel, batch: AtomGraphs, bent: _Bent | None = None
+) -> tuple[tuple[torch.Tensor, ...], TwoForces]:
+    """As `_central_difference`, with one pass more instead of three: the gradient of F_nc . d + E / h at R + h d, less dE/dR / h, is
+    J_nc^T d + H d to first order in h."""
+    bent = bent or _Bent(batch, strain=False)
+    with torch.enable_grad():
+        positions = bent.positions()
+        forces = model.heads_of(batch, positions, direct=True, conservative=False, confidence=True, create_graph=True)
+        assert forces.forces_direct is not None
+        wanted = (positions,) if bent.strain is None else (positions, bent.strain)
+        slopes = torch.autograd.grad(forces.energy.sum(), wanted)
+    bent.energy_gradient = None if bent.strain is None else slopes[1]
+    forces.forces_conservative, forces.forces_direct = -slopes[0], forces.forces_direct.detach()
+    difference = forces.forces_direct + slopes[0]
+    step = _step(batch, difference, ONE_SIDED_STEP_A[model.torch_dtype])
+    system = batch.node_batch_index
+    with torch.enable_grad():
+        moved = bent.positions(step[system, None] * difference)
+        end = model.heads_of(batch, moved, direct=True, conservative=False, create_graph=True)
+        assert end.forces_direct is not None
+        both = (end.forces_direct * difference).sum() + (end.energy.reshape(-1) / step).sum()
+        found = torch.autograd.grad(both, bent.leaves)
+    widths = (step[system, None], step[:, None, None])
+    return tuple(2 * (f - s / w) for f, s, w in zip(found, slopes, widths, strict=False)), forces
+
+
+def _step(batch: AtomGraphs, difference: torch.Tensor, longest_A: float) -> torch.Tensor:
+    """The h (S,) by which h d moves the farthest atom of each structure by longest_A; of every structure its own, so that the partners in
+    a batch change nothing."""
+    longest = torch.zeros(len(batch.n_node), dtype=difference.dtype, device=difference.device)
+    longest = longest.scatter_reduce(0, batch.node_batch_index, difference.norm(dim=-1), "amax")
+    return longest_A / longest.clamp(min=1e-12)
 
 
 def _records(forces: TwoForces, batch: AtomGraphs, ties: Sequence[float | None]) -> list[Evaluation]:

@@ -11,8 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from fdcore import adversarial, models, motion, services, truth
 from fdcore import config as configuration
-from fdcore import models, motion, services
 from fdcore.distribution import reference_distribution
 from fdcore.errors import RunStateError
 from fdcore.export import PACKAGES, comparison_table, provenance
@@ -322,15 +322,18 @@ def export(viewer: Viewer, run_id: str, stream: BinaryIO, key: str = "") -> None
     run = get(viewer, run_id, key)
     found = result(run) if run.task == "score" else None
     moved = motion_of(run) if run.task in motion.TASKS else None
+    here, given = folder(run), inputs(run)
     archive.write(
         stream,
         run=run,
         attempts=attempts(run),
-        structures=inputs(run),
+        structures=given,
         refusals=refusals(run),
-        folder=current().folder(run),
+        folder=here,
         result=None if found is None else (found.scores, found.failures, found.provenance),
         motion=moved,
+        attack=adversarial.read(here, run.spec, given, run.summary) if run.task == adversarial.TASK else None,
+        compared=truth.read(here, given)[0] if run.task == truth.TASK else None,
         provenance=provenance_of(run),
     )
 

@@ -12,6 +12,8 @@ TASKS: dict[str, str] = {
     "md": "fdcore.tasks.md:MdTask",
     "relax": "fdcore.tasks.relax:RelaxTask",
     "mts-advisor": "fdcore.tasks.mts_advisor:MtsAdvisorTask",
+    "attack": "fdcore.tasks.attack:AttackTask",
+    "truth": "fdcore.tasks.truth:TruthTask",
     "drill": "fdcore.tasks.drill:DrillTask",
 }
 

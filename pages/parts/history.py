@@ -11,15 +11,20 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
-from fdcore import motion, plots, tables
+from fdcore import adversarial, motion, plots, tables
 from fdcore.errors import FdcoreError
 from fdcore.human import duration, size
 from fdcore.services import runs
-from pages.parts import browser, motion_view, moving, owner, running, session, words
+from pages.parts import attacking, browser, motion_view, moving, owner, running, session, words
 from pages.parts.words import count, plain
 
-# The page that shows the result of a task.
-PAGES = {"score": "pages/score.py", **dict.fromkeys(motion.TASKS, "pages/dynamics.py")}
+# The page that shows the result of a task, and its address.
+PAGES = {
+    "score": "pages/score.py",
+    **dict.fromkeys(motion.TASKS, "pages/dynamics.py"),
+    adversarial.TASK: "pages/adversarial.py",
+}
+ADDRESSES = {"pages/score.py": "/", "pages/dynamics.py": "/dynamics", "pages/adversarial.py": "/adversarial"}
 # Runs on one page of the two lists: every active one is asked about each second.
 CARDS, ROWS = 20, 200
 # Enough to tell two apart; the whole is in the download.
@@ -320,7 +325,7 @@ def _sharing(run: runs.Run) -> None:
             help="Whoever has the link can see this run, its structures and its results, and download them. Nobody else can.",
         )
         return
-    page = {"pages/score.py": "/", "pages/dynamics.py": "/dynamics"}.get(PAGES.get(run.task, ""), "/runs")
+    page = ADDRESSES.get(PAGES.get(run.task, ""), "/runs")
     address = f"{browser.base_address()}{page}?{urlencode({'run': run.id, 'key': run.share})}"
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(":material/link: Shared: whoever has this link can see the run.")
@@ -372,6 +377,8 @@ def _delete_button(ids: Sequence[str], held: str) -> None:
 def _open(run: runs.Run, key: str = "") -> None:
     if run.task in motion.TASKS:
         moving.open_run(run, key)
+    elif run.task == adversarial.TASK:
+        attacking.open_run(run, key)
     else:
         session.open_run(run, key)
     st.session_state["fd_go_to"] = PAGES[run.task]

@@ -40,7 +40,15 @@ STATES = {
     "failed": Sign(":material/error:", "Failed", "red"),
     "cancelled": Sign(":material/stop_circle:", "Stopped", "orange"),
 }
-TASKS = {"score": "Score", "md": "Dynamics", "relax": "Relaxation", "mts-advisor": "MTS advisor", "drill": "Drill"}
+TASKS = {
+    "score": "Score",
+    "md": "Dynamics",
+    "relax": "Relaxation",
+    "mts-advisor": "MTS advisor",
+    "attack": "Attack",
+    "truth": "Comparison",
+    "drill": "Drill",
+}
 LANES = {"quick": "short runs", "long": "long runs", "gpu": "runs on a GPU"}
 
 FORCE_DELTA_HELP = (

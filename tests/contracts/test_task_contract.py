@@ -11,7 +11,7 @@ import pytest
 from fdcore import services
 from fdcore.errors import UsageError
 from fdcore.models.base import Model
-from fdcore.records import Evaluation, Structure
+from fdcore.records import Evaluation, Gradients, Structure
 from fdcore.spec import ModelChoice, Spec
 from fdcore.store import structures as stored
 from fdcore.store.series import Checkpoint
@@ -31,7 +31,11 @@ class Arithmetic(Model):
         return [Evaluation(float(s.positions.sum()), np.sin(s.positions), np.cos(s.positions)) for s in structures]
 
     def _gradients(self, structure, method):
-        raise NotImplementedError
+        evaluation = self._evaluate([structure])[0]
+        # d/dr of (sin r - cos r)^2 / 3N under the root.
+        r, u = structure.positions, evaluation.force_delta
+        slope = (np.sin(r) - np.cos(r)) * (np.cos(r) + np.sin(r)) / (3 * structure.n_atoms * u)
+        return Gradients(evaluation, slope, -evaluation.forces_conservative)
 
     def _displaced(self, structure, displacements):
         raise NotImplementedError
@@ -73,6 +77,16 @@ MOTION = {
         "timestep_fs": 0.5,
     },
 }
+ATTACK = {
+    "steps": 5,
+    "starts": 5,
+    "patience": 2,
+    "window_eV_per_atom": 0.5,
+    "relax_fmax_eV_per_A": 0.5,
+    "relax_steps": 3,
+    "count": 3,
+    "rise": 1.0,
+}
 
 
 def _job(name: str) -> Job:
@@ -82,6 +96,19 @@ def _job(name: str) -> Job:
         inputs = _structures()
         choice = ModelChoice(services.default_model_id())
         spec = Spec("score", choice, stored.inputs_sha256(inputs), len(inputs))
+        return Job(spec, inputs, Arithmetic(services.card(choice.id), "cpu", "float64"))
+    if name == "truth":
+        inputs = tuple(
+            replace(s, labels={"energy_eV": 1.0, "forces_eV_per_A": np.cos(s.positions)} if k else {})
+            for k, s in enumerate(_structures())
+        )
+        choice = ModelChoice(services.default_model_id())
+        spec = Spec("truth", choice, stored.inputs_sha256(inputs), len(inputs))
+        return Job(spec, inputs, Arithmetic(services.card(choice.id), "cpu", "float64"))
+    if name == "attack":
+        inputs = (_structures()[0], _structures()[1])
+        choice = ModelChoice(services.default_model_id())
+        spec = Spec("attack", choice, stored.inputs_sha256(inputs), len(inputs), ATTACK, seed=5)
         return Job(spec, inputs, Arithmetic(services.card(choice.id), "cpu", "float64"))
     if name in MOTION:
         inputs = (_structures()[0], _structures()[1])[: 1 if name == "mts-advisor" else 2]

@@ -67,7 +67,7 @@ def known_model(monkeypatch):
 
     monkeypatch.setattr(services, "model_is_here", lambda card: card.weights == "embedded")
     st.cache_resource.clear()
-    yield
+    yield KnownModel
     st.cache_resource.clear()
 
 

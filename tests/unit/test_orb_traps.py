@@ -339,8 +339,8 @@ def test_low_memory_gradient_agrees_in_single_precision(uncapped):
 
 def test_auto_takes_the_low_memory_gradient_when_memory_is_short(uncapped, monkeypatch):
     used = []
-    original = type(uncapped)._gradients
-    monkeypatch.setattr(type(uncapped), "_gradients", lambda s, a, m: used.append(m) or original(s, a, m))
+    original = type(uncapped)._gradients_of
+    monkeypatch.setattr(type(uncapped), "_gradients_of", lambda s, a, m, e: used.append(m) or original(s, a, m, e))
     atoms = molecule("H2O")
     uncapped.gradients(atoms)
     need = uncapped.memory_bytes(uncapped.check(atoms), double_backward=True)

@@ -1,0 +1,285 @@
+"""`fdcore attack` and `fdcore truth`: the tasks that the engine runs, in this process."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import pandas as pd
+
+from fdcore import adversarial, adversarial_files, services
+from fdcore import truth as truths
+from fdcore.adversarial import Adversarial
+from fdcore.attack import references
+from fdcore.cli.local import carry_out, record
+from fdcore.cli.output import (
+    EXIT_OK,
+    EXIT_PARTLY,
+    EXIT_STOPPED,
+    print_failures,
+    read_structures,
+    require_writable,
+    write,
+)
+from fdcore.errors import UsageError
+from fdcore.export import failure_row
+from fdcore.records import Failure, ModelCard
+from fdcore.services import adversarial as attacks
+from fdcore.services import runs
+from fdcore.spec import ModelChoice, Spec
+from fdcore.tasks.run import Outcome
+from fdcore.tasks.truth import LABELS
+from fdcore.truth import Compared
+
+# Where the comparison with a reference is recorded, beside the attack.
+BESIDE = "-reference"
+TEXTS = ("json", "csv", "out", "cif")
+BINARIES = ("db", "zip")
+
+
+def run(arguments: argparse.Namespace, results: TextIO) -> int:
+    """`fdcore attack`."""
+    card = _begin(arguments, (*TEXTS, *BINARIES, "record"))
+    reference = _reference(arguments.reference)
+    if arguments.vasp is not None and Path(arguments.vasp).exists():
+        raise UsageError(f"{arguments.vasp} exists already.", "Name a new folder for --vasp.")
+    labelled = None if arguments.labels is None else read_structures([arguments.labels])
+    parsed = read_structures(arguments.files)
+    complete = [services.with_charge_spin(s, arguments.charge, arguments.spin) for s in parsed.structures]
+    structures, refused = attacks.attackable(card, complete)
+    failures = [*parsed.failures, *refused, *(() if labelled is None else labelled.failures)]
+    if not structures:
+        write(arguments.json, lambda: _nothing(failures), results)
+        print_failures(failures)
+        return EXIT_PARTLY
+    model = ModelChoice(card.id, arguments.dtype, arguments.device)
+    spec = runs.spec_of("attack", structures, model, _parameters(arguments), seed=arguments.seed)
+    loaded = _Loaded(card, arguments)
+    compared: list[Compared] = []
+    name = ""
+    with record(arguments.record, spec) as (folder, previous):
+        outcome = carry_out(spec, structures, loaded, folder, previous)
+        found = adversarial.read(folder, spec, structures, outcome.summary)
+        if outcome.state == "done" and (reference or labelled is not None):
+            wanted = [s for s, _ in attacks.labelled(found, labelled.structures)] if labelled is not None else []
+            name = LABELS if labelled is not None else reference
+            if labelled is not None and not wanted:
+                failures.append(
+                    Failure(
+                        str(arguments.labels),
+                        "None of its frames is a labelled structure of this attack.",
+                        "Repeat the attack with the options that made them, and keep elements in the same order.",
+                    )
+                )
+            elif labelled is None:
+                wanted = attacks.to_compare(found)
+            if wanted:
+                beside = None if arguments.record is None else f"{arguments.record.rstrip('/')}{BESIDE}"
+                second = runs.spec_of("truth", wanted, model, {"reference": name})
+                with record(beside, second) as (there, earlier):
+                    outcome = carry_out(second, wanted, loaded, there, earlier, unit="structure")
+                    compared, failed = truths.read(there, wanted)
+                failures += failed
+        if loaded.model is not None:
+            settings = {**services.settings(loaded.model), "seed": arguments.seed, "spec_sha256": spec.sha256}
+            _write(arguments, found, failures, settings, compared, _called(name), results)
+            if not any(getattr(arguments, place) == "-" for place in TEXTS):
+                _print(found, compared, _called(name), results)
+        print_failures(failures)
+        _say(outcome, arguments.record)
+    if outcome.state == "cancelled":
+        return EXIT_STOPPED
+    return EXIT_PARTLY if failures or outcome.state == "failed" else EXIT_OK
+
+
+def truth(arguments: argparse.Namespace, results: TextIO) -> int:
+    """`fdcore truth`."""
+    card = _begin(arguments, ("json", "csv", "record"))
+    reference = arguments.reference if arguments.reference == LABELS else _reference(arguments.reference)
+    parsed = read_structures(arguments.files)
+    complete = [services.with_charge_spin(s, arguments.charge, arguments.spin) for s in parsed.structures]
+    failures = list(parsed.failures)
+    if not complete:
+        write(arguments.json, lambda: _nothing(failures), results)
+        print_failures(failures)
+        return EXIT_PARTLY
+    model = ModelChoice(card.id, arguments.dtype, arguments.device)
+    spec = runs.spec_of("truth", complete, model, {} if reference == LABELS else {"reference": reference})
+    loaded = _Loaded(card, arguments)
+    with record(arguments.record, spec) as (folder, previous):
+        outcome = carry_out(spec, complete, loaded, folder, previous, unit="structure")
+        compared, failed = truths.read(folder, complete)
+    failures += failed
+    bands = truths.bands(compared)
+    if loaded.model is not None:
+        document = {
+            "spec": json.loads(spec.to_json()),
+            "reference": _called(reference),
+            "text": truths.sentence(bands, _called(reference)),
+            "bands": truths.band_rows(bands),
+            "results": truths.as_rows(compared),
+            "errors": [failure_row(f) for f in failures],
+            "provenance": services.settings(loaded.model),
+        }
+        text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+        write(arguments.json, lambda: text, results)
+        write(arguments.csv, lambda: pd.DataFrame(truths.as_rows(compared)).to_csv(index=False), results)
+        if "-" not in (arguments.json, arguments.csv):
+            _print_bands(compared, _called(reference), results)
+    print_failures(failures)
+    _say(outcome, arguments.record)
+    if outcome.state == "cancelled":
+        return EXIT_STOPPED
+    return EXIT_PARTLY if failures or outcome.state == "failed" else EXIT_OK
+
+
+# ---- what was asked ------------------------------------------------------------------------------------------------
+
+
+def _begin(arguments: argparse.Namespace, places: Sequence[str]) -> ModelCard:
+    """The card of the model; UsageError for what cannot work, before anything is read."""
+    if sum(getattr(arguments, place) == "-" for place in places) > 1:
+        raise UsageError("Only one document can be written to standard output.", "Give the others a path.")
+    for place in places:
+        path = getattr(arguments, place)
+        if path == "-" and place in (*BINARIES, "record"):
+            raise UsageError(f"--{place} needs a path, not standard output.")
+        require_writable(path)
+    card = services.card(arguments.model or services.default_model_id())
+    services.check_device(arguments.device)
+    if arguments.weights is not None and not Path(arguments.weights).is_file():
+        raise UsageError(f"There is no file {arguments.weights}.", "Check the path given with --weights.")
+    return card
+
+
+def _reference(name: str | None) -> str:
+    """Known by its name or registered now, so that a mistake in it is known before an hour of computing."""
+    return "" if name is None else references.register(name).id
+
+
+def _called(name: str) -> str:
+    if name in ("", LABELS):
+        return "the labels" if name else ""
+    return references.REFERENCES[name].title
+
+
+def _parameters(arguments: argparse.Namespace) -> dict[str, Any]:
+    given = {}
+    for name, flag in attacks.flags().items():
+        option = flag.replace("-", "_")
+        if hasattr(arguments, option):
+            given[name] = getattr(arguments, option)
+    return attacks.parameters_of(given)
+
+
+class _Loaded:
+    """Loads the model when it is first asked for, and keeps it."""
+
+    def __init__(self, card: ModelCard, arguments: argparse.Namespace) -> None:
+        self.model: Any = None
+        self._how = (card.id, arguments.device, arguments.dtype, arguments.weights)
+
+    def __call__(self, _: Spec) -> Any:
+        if self.model is None:
+            self.model = services.load_model(*self._how)
+        return self.model
+
+
+# ---- what was found ------------------------------------------------------------------------------------------------
+
+
+def _write(
+    arguments: argparse.Namespace,
+    found: Adversarial,
+    failures: Sequence[Failure],
+    settings: dict[str, Any],
+    compared: Sequence[Compared],
+    reference: str,
+    results: TextIO,
+) -> None:
+    known = truths.by_content(compared)
+    texts = {
+        "json": lambda: adversarial_files.document_json(found, failures, settings, compared, reference),
+        "csv": lambda: adversarial_files.dataset_csv(found, known),
+        "out": lambda: adversarial_files.dataset_extxyz(found, known),
+        "cif": lambda: adversarial_files.dataset_cif(found),
+    }
+    for place, text in texts.items():
+        write(getattr(arguments, place), text, results)
+    if arguments.db is not None:
+        Path(arguments.db).write_bytes(adversarial_files.dataset_db(found, known))
+    if arguments.zip is not None:
+        content = adversarial_files.dataset_zip(found, settings, compared, reference, arguments.dft_set)
+        Path(arguments.zip).write_bytes(content)
+    if arguments.vasp is not None:
+        for item in adversarial.dataset(found):
+            folder = Path(arguments.vasp) / adversarial_files.identity(item)
+            files = adversarial_files.vasp_folder(item, arguments.dft_set)
+            folder.mkdir(parents=True)
+            for name, text in files.items():
+                (folder / name).write_text(text, encoding="utf-8")
+
+
+def _nothing(failures: Sequence[Failure]) -> str:
+    document = {"results": [], "errors": [failure_row(f) for f in failures]}
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+def _print(found: Adversarial, compared: Sequence[Compared], reference: str, out: TextIO) -> None:
+    for origin in found.origins.values():
+        print(
+            f"{found.name_of(origin.parent)}: {origin.structure.formula}, U_Delta {origin.force_delta:.4g} eV/Å",
+            file=out,
+        )
+        if origin.problem:
+            print(f"  not attacked: {origin.problem}", file=out)
+    rattled = {c.rattled for c in found.climbs if "symmetry" in c.rattled}
+    for why in rattled:
+        print(f"  displaced at random by {max(found.parameters.rattle_A, 0.01):g} Å: {why}", file=out)
+    ends = ", ".join(f"{adversarial.ENDINGS[k]} {n}" for k, n in found.endings.items())
+    print(f"\n{found.n_steps} structures visited by {len(found.climbs)} starts ({ends})", file=out)
+    items = adversarial.dataset(found)
+    if items:
+        print(f"\n{'structure':<18}{'U_Delta':>9}{'times':>8}{'eV/atom above':>15}{'closest':>9}{'from':>6}", file=out)
+    for item in items:
+        print(
+            f"{adversarial_files.identity(item):<18}{item.force_delta:>9.3f}{item.rise:>8.3g}{item.above_eV_per_atom:>15.3f}"
+            f"{item.closest_share:>9.2f}  {found.name_of(item.parent)}",
+            file=out,
+        )
+    print(f"\n{adversarial.sentence(found)}", file=out)
+    if adversarial.shortage(found):
+        print(adversarial.shortage(found), file=out)
+    if compared:
+        _print_bands(compared, reference, out)
+    model = found.spec.model
+    print(f"\nmodel {model.id if model else ''}, seed {found.spec.seed}", file=out)
+
+
+def _print_bands(compared: Sequence[Compared], reference: str, out: TextIO) -> None:
+    bands = truths.bands(compared)
+    print(f"\n{truths.sentence(bands, reference)}", file=out)
+    if not bands:
+        return
+    print(f"\n{'U_Delta (eV/Å)':<34}{'n':>5}{'r_s with eps_c':>26}{'r_s with eps_nc':>26}", file=out)
+    for band in bands:
+        label = f"{band.name}, {band.low:.3g} to {band.high:.3g}"
+        print(f"{label:<34}{band.conservative.n:>5}{_r(band.conservative):>26}{_r(band.direct):>26}", file=out)
+
+
+def _r(found: Any) -> str:
+    return "–" if found.r_s is None else f"{found.r_s:.2f} ({found.low:.2f} to {found.high:.2f})"
+
+
+def _say(outcome: Outcome, kept: str | None) -> None:
+    if outcome.note:
+        print(f"fdcore: {outcome.note}", file=sys.stderr)
+    if outcome.state == "failed":
+        print(f"fdcore: {outcome.error} {outcome.hint or ''}".rstrip(), file=sys.stderr)
+    if outcome.state == "cancelled":
+        way = "the same command goes on from here" if kept else "with --record FOLDER it could be gone on with"
+        print(f"fdcore: stopped; what was made is kept, {way}", file=sys.stderr)

@@ -1,0 +1,81 @@
+"""A task in this process: where its record is kept, and how it is watched and stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from fdcore.errors import UsageError
+from fdcore.records import Structure
+from fdcore.spec import Spec
+from fdcore.tasks.run import Limits, Outcome, Report, execute
+
+SPEC = "spec.json"
+
+
+@contextlib.contextmanager
+def record(out: str | None, spec: Spec) -> Iterator[tuple[Path, list[Path]]]:
+    """The folder of this attempt and those of earlier ones, which `out` keeps; without it, one that is gone afterwards."""
+    if out is None:
+        kept = Path(tempfile.mkdtemp(prefix="fdcore-"))
+        try:
+            yield kept / "1", []
+        finally:
+            shutil.rmtree(kept, ignore_errors=True)
+        return
+    folder = Path(out)
+    folder.mkdir(exist_ok=True)
+    described = folder / SPEC
+    if described.is_file():
+        if Spec.from_json(described.read_text(encoding="utf-8")).work_sha256 != spec.work_sha256:
+            raise UsageError(
+                f"{out} holds the record of another run.", "Name another folder, or repeat that run's own command."
+            )
+    else:
+        described.write_text(spec.to_json(), encoding="utf-8")
+    earlier = sorted((p for p in folder.iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
+    following = str(1 + max((int(p.name) for p in earlier), default=0))
+    yield folder / following, earlier
+
+
+def carry_out(
+    spec: Spec, structures: Sequence[Structure], load: Any, folder: Path, previous: Sequence[Path], unit: str = "step"
+) -> Outcome:
+    """One attempt with a progress bar; Ctrl-C stops it at the next state that can be saved, twice at once."""
+    stop: list[bool] = []
+
+    def interrupted(*_: object) -> None:
+        if stop:
+            raise KeyboardInterrupt
+        stop.append(True)
+        print("fdcore: stopping; once more stops at once", file=sys.stderr)
+
+    with tqdm(total=None, unit=unit, file=sys.stderr, disable=None) as bar:
+
+        def report(known: Report) -> None:
+            bar.total = known.total
+            bar.set_description(known.text, refresh=False)
+            bar.update(known.done - bar.n)
+
+        before = signal.signal(signal.SIGINT, interrupted)
+        try:
+            return execute(
+                spec,
+                structures,
+                load,
+                folder,
+                previous=previous,
+                report=report,
+                should_stop=lambda: bool(stop),
+                limits=Limits(),
+            )
+        finally:
+            signal.signal(signal.SIGINT, before)

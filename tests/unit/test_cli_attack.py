@@ -1,0 +1,158 @@
+"""`fdcore attack` and `fdcore truth` as a person types them."""
+
+from __future__ import annotations
+
+import json
+
+import ase.io
+import numpy as np
+import pytest
+from ase.build import bulk
+
+from fdcore import adversarial_files
+from fdcore.cli import main
+from fdcore.cli.parser import DFT_SETS, build_parser
+from fdcore.services import adversarial as attacks
+from fdcore.services import runs
+from fdcore.spec import ModelChoice
+from fdcore.tasks.attack import AttackParameters
+
+QUICK = ["--device", "cpu", "--steps", "6", "--starts", "2", "--count", "3", "--rise", "1.5", "--relax-fmax", "none"]
+
+
+@pytest.fixture
+def salt(tmp_path):
+    atoms = bulk("NaCl", "rocksalt", a=5.6, cubic=True)
+    atoms.rattle(0.05, seed=3)
+    path = tmp_path / "salt.extxyz"
+    ase.io.write(path, atoms)
+    return path
+
+
+def test_attack_writes_every_format_and_a_document(salt, tmp_path, capfd):
+    places = {name: tmp_path / f"d.{name}" for name in ("extxyz", "db", "cif", "csv", "zip", "json")}
+    options = [f"--{n if n != 'extxyz' else 'out'}" for n in places]
+    arguments = [x for pair in zip(options, map(str, places.values()), strict=True) for x in pair]
+    code = main(
+        ["attack", str(salt), *QUICK, *arguments, "--vasp", str(tmp_path / "vasp"), "--dft-set", "MatPESStaticSet"]
+    )
+    assert code == 0
+    printed = capfd.readouterr()
+    assert "3 structures on which the two forces disagree" in printed.out
+    document = json.loads(places["json"].read_text())
+    assert document["spec"]["parameters"]["count"] == 3 and len(document["results"]) == 3
+    assert document["provenance"]["seed"] == 0
+    frames = ase.io.read(places["extxyz"], ":")
+    assert [a.info["id"] for a in frames] == [r["id"] for r in document["results"]]
+    assert all(p.stat().st_size > 100 for p in places.values())
+    folders = sorted(p.name for p in (tmp_path / "vasp").iterdir())
+    assert folders == sorted(r["id"] for r in document["results"])
+    assert "METAGGA" not in (tmp_path / "vasp" / folders[0] / "INCAR").read_text()
+
+
+def test_json_to_standard_output_is_one_document(salt, capfd):
+    assert main(["attack", str(salt), *QUICK, "--json", "-"]) == 0
+    assert len(json.loads(capfd.readouterr().out)["results"]) == 3
+
+
+def test_same_command_goes_on_from_its_record_and_finds_the_same(salt, tmp_path, capfd):
+    kept = ["--record", str(tmp_path / "kept"), "--json", "-"]
+    assert main(["attack", str(salt), *QUICK, *kept]) == 0
+    first = json.loads(capfd.readouterr().out)
+    assert main(["attack", str(salt), *QUICK, *kept]) == 0
+    assert json.loads(capfd.readouterr().out)["results"] == first["results"]
+    assert main(["attack", str(salt), *QUICK, "--seed", "1", *kept]) == 2
+    assert "record of another run" in capfd.readouterr().err
+
+
+def test_reference_named_on_the_command_line(salt, tmp_path, capfd):
+    out = tmp_path / "d.extxyz"
+    code = main(
+        [
+            "attack",
+            str(salt),
+            *QUICK,
+            "--reference",
+            "ase.calculators.lj:LennardJones",
+            "--out",
+            str(out),
+            "--json",
+            "-",
+        ]
+    )
+    assert code == 0
+    document = json.loads(capfd.readouterr().out)
+    assert document["reference"]["bands"][0]["n"] >= 3
+    assert all(r["error_conservative_eV_per_A"] > 0 for r in document["results"])
+    # The labels are those of the reference.
+    frames = ase.io.read(out, ":")
+    assert all("forces" in a.calc.results for a in frames)
+
+
+def test_labels_come_back(salt, tmp_path, capfd):
+    out, labelled = tmp_path / "d.extxyz", tmp_path / "labelled.extxyz"
+    assert main(["attack", str(salt), *QUICK, "--out", str(out)]) == 0
+    frames = ase.io.read(out, ":")
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    made = []
+    for atoms in frames:
+        fresh = atoms.copy()
+        forces = fresh.arrays["forces_conservative"].copy()
+        for name in ("forces_direct", "forces_conservative", "force_delta_per_atom"):
+            del fresh.arrays[name]
+        fresh.info = {}
+        fresh.calc = SinglePointCalculator(fresh, energy=-1.0, forces=forces)
+        made.append(fresh)
+    ase.io.write(labelled, made)
+    capfd.readouterr()
+    assert main(["attack", str(salt), *QUICK, "--labels", str(labelled), "--json", "-"]) == 0
+    document = json.loads(capfd.readouterr().out)
+    assert document["reference"]["bands"][0]["n"] == 3
+    # Labelled with F_c: its error is rounding, and that of F_nc is U_Delta.
+    for row in document["results"]:
+        assert row["error_conservative_eV_per_A"] < 2e-3
+        assert row["error_direct_eV_per_A"] == pytest.approx(row["force_delta_eV_per_A"], rel=0.02)
+    assert main(["truth", str(labelled), "--json", "-", "--device", "cpu"]) == 0
+    truth = json.loads(capfd.readouterr().out)
+    assert len(truth["results"]) == 3 and truth["results"][0]["error_conservative_eV_per_A"] < 2e-3
+    for atoms in made:
+        atoms.positions[0] += 0.3
+    ase.io.write(labelled, made)
+    assert main(["attack", str(salt), *QUICK, "--labels", str(labelled)]) == 1
+    assert "None of its frames" in capfd.readouterr().err
+
+
+def test_wrong_usage_is_known_before_anything_runs(salt, tmp_path, capfd):
+    for options, words in (
+        (["--reference", "dance"], "no reference"),
+        (["--reference", "no.module:Thing"], "cannot be imported"),
+        (["--db", "-"], "needs a path"),
+        (["--out", "-", "--json", "-"], "Only one document"),
+        (["--closest", "3"], "closest"),
+        (["--vasp", str(tmp_path)], "exists already"),
+        (["--out", str(tmp_path / "no" / "x.extxyz")], "Nothing can be written"),
+    ):
+        assert main(["attack", str(salt), *options]) == 2
+        assert words in capfd.readouterr().err
+
+
+def test_every_parameter_has_an_option_and_repeats_itself():
+    assert set(attacks.flags()) == set(AttackParameters.__dataclass_fields__)
+    assert tuple(adversarial_files.DFT_SETS) == DFT_SETS
+    given = {"alpha": 0.01, "count": 7, "strain": True, "relax_fmax_eV_per_A": None, "starts": 9}
+    spec = runs.spec_of("attack", [], ModelChoice("fd-orb-small-v1", "float64"), attacks.parameters_of(given), seed=4)
+    line = attacks.command_line(["a b.cif"], spec).split()
+    assert line[:2] == ["fdcore", "attack"]
+    parsed = build_parser().parse_args(["attack", "x.cif", *line[4:]])
+    assert (parsed.alpha, parsed.count, parsed.strain, parsed.relax_fmax, parsed.starts) == (0.01, 7, True, None, 9)
+    assert (parsed.seed, parsed.dtype, parsed.out) == (4, "float64", "dataset.extxyz")
+
+
+def test_single_precision_is_enough_to_find_the_same(salt, capfd):
+    found = []
+    for dtype in ("float32", "float64"):
+        assert main(["attack", str(salt), *QUICK, "--steps", "2", "--dtype", dtype, "--json", "-"]) == 0
+        document = json.loads(capfd.readouterr().out)
+        found.append([s["force_delta_eV_per_A"][-1] for s in document["starts"]])
+    np.testing.assert_allclose(found[0], found[1], rtol=0.02)
