@@ -47,14 +47,14 @@ class Truth:
 
 
 def _chgnet() -> Any:
-    from chgnet.model.dynamics import CHGNetCalculator
+    from chgnet.model.dynamics import CHGNetCalculator  # type: ignore[reportMissingImports]
 
     return CHGNetCalculator(use_device="cpu", on_isolated_atoms="ignore")
 
 
 def _tblite(method: str) -> Callable[[], Any]:
     def make() -> Any:
-        from tblite.ase import TBLite
+        from tblite.ase import TBLite  # type: ignore[reportMissingImports]
 
         return TBLite(method=method, verbosity=0)
 
