@@ -61,7 +61,7 @@ def _steps(structures: Sequence[Structure], length_ps: float, timestep_fs: float
 def _quick(structures: Sequence[Structure]) -> dict[str, Any]:
     return {
         "ensemble": "nve",
-        "steps": _steps(structures, 1.0),
+        "steps": _steps(structures, 2.0),
         "equilibrate_steps": _steps(structures, 0.2),
         "temperature_K": default_temperature_K(structures),
     }
@@ -92,7 +92,7 @@ def _long(structures: Sequence[Structure]) -> dict[str, Any]:
 
 
 PRESETS: dict[str, Preset] = {
-    "quick": Preset("quick", "A quick look", "0.2 ps of NVT, then 1 ps of NVE in which the drift shows.", _quick),
+    "quick": Preset("quick", "A quick look", "0.2 ps of NVT, then 2 ps of NVE, in which a drift usually shows.", _quick),
     "paper": Preset(
         "paper",
         "The paper's protocol",

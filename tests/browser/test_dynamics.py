@@ -107,7 +107,7 @@ def test_trajectory_plays_and_reads_back(finished, open_page, browser):
     frames = ase.io.read(io.StringIO(Path(waiting.value.path()).read_text()), ":", format="extxyz")
     assert len(frames) > 10 and frames[-1].info["leg"] == "production"
     assert {"forces_direct", "forces_conservative", "force_delta_per_atom"} <= set(frames[-1].arrays)
-    assert frames[-1].info["time_ps"] == pytest.approx(1.0) and frames[-1].get_temperature() > 10
+    assert frames[-1].info["time_ps"] == pytest.approx(2.0) and frames[-1].get_temperature() > 10
     context.close()
 
 
