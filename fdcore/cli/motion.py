@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace, results: TextIO) -> int:
         raise UsageError(
             "Only one of --json, --csv and --extxyz can write to standard output.", "Give the others a path."
         )
-    for name in ("json", "csv", "extxyz", "out"):
+    for name in ("json", "csv", "extxyz", "record"):
         require_writable(getattr(arguments, name, None))
     card = services.card(arguments.model or services.default_model_id())
     services.check_device(arguments.device)
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace, results: TextIO) -> int:
         loaded.append(services.load_model(card.id, arguments.device, arguments.dtype, arguments.weights))
         return loaded[0]
 
-    with record(arguments.out, spec) as (folder, previous):
+    with record(arguments.record, spec) as (folder, previous):
         outcome = carry_out(spec, structures, load, folder, previous)
         if loaded:
             # A local checkpoint has a hash of its own.
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace, results: TextIO) -> int:
             if not places:
                 _print(found, results)
         print_failures(failures)
-        _say(outcome, arguments.out)
+        _say(outcome, arguments.record)
     if outcome.state == "cancelled":
         return EXIT_STOPPED
     return EXIT_PARTLY if failures or outcome.state == "failed" else EXIT_OK
@@ -162,5 +162,5 @@ def _say(outcome: Outcome, out: str | None) -> None:
     if outcome.state == "failed":
         print(f"fdcore: {outcome.error} {outcome.hint or ''}".rstrip(), file=sys.stderr)
     if outcome.state == "cancelled":
-        way = "the same command goes on from here" if out else "with --out FOLDER it could be gone on with"
+        way = "the same command goes on from here" if out else "with --record FOLDER it could be gone on with"
         print(f"fdcore: stopped; what was computed is kept, {way}", file=sys.stderr)

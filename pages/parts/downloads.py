@@ -105,6 +105,6 @@ def _repeat() -> None:
     st.caption("Repeat this on a command line:")
     st.code(
         services.command_line(files, now.model_id, dtype=now.dtype, charge=now.charge, spin=now.spin),
-        language="bash",
+        language=None,
         wrap_lines=True,
     )

@@ -526,7 +526,7 @@ def _take_away(run: runs.Run, found: Motion) -> None:
     _downloads(run, found)
     st.caption("Repeat this on a command line:")
     files = list(dict.fromkeys(s.file for s in found.structures))[:8]
-    st.code(dynamics.command_line(files, run.spec), language="bash", wrap_lines=True)
+    st.code(dynamics.command_line(files, run.spec), language=None, wrap_lines=True)
     _next(run)
 
 

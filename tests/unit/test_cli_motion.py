@@ -145,7 +145,7 @@ def test_element_the_model_does_not_know(tmp_path):
 def test_interrupted_it_goes_on_to_the_same_bits(salt, tmp_path):
     """Ctrl-C, then the same command: the document is that of a run nobody touched, but for how fast it was."""
     common = ["md", salt.name, "--ensemble", "nvt", "--thermostat", "langevin", "--steps", "400", "--seed", "7"]
-    command = [sys.executable, "-P", "-m", "fdcore.cli", *common, "--out", "kept", "--json", "first.json"]
+    command = [sys.executable, "-P", "-m", "fdcore.cli", *common, "--record", "kept", "--json", "first.json"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE)
     end = time.monotonic() + 120
@@ -158,11 +158,11 @@ def test_interrupted_it_goes_on_to_the_same_bits(salt, tmp_path):
     first = json.loads((tmp_path / "first.json").read_text())
     assert 0 < first["summary"]["steps_done"] < 400 and first["summary"]["stopped_because"] == "cancelled"
 
-    again = document(*common, "--out", "kept", cwd=tmp_path)
+    again = document(*common, "--record", "kept", cwd=tmp_path)
     whole = document(*common, cwd=tmp_path)
     assert again["summary"]["steps_done"] == 400
     assert again["series"] == whole["series"]
-    refused = fdcore_command(*common, "--out", "kept", "--timestep-fs", "0.5", cwd=tmp_path)
+    refused = fdcore_command(*common, "--record", "kept", "--timestep-fs", "0.5", cwd=tmp_path)
     assert refused.returncode == 2 and b"another run" in refused.stderr
 
 
