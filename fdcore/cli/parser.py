@@ -80,7 +80,9 @@ def _motion(parser: argparse.ArgumentParser, task: str) -> None:
     _charge_and_spin(parser)
     parser.add_argument("--seed", type=int, default=0, help="of velocities and noise (default 0)")
     parser.add_argument(
-        "--record", metavar="FOLDER", help="keep the record here; the same command goes on from it after an interruption"
+        "--record",
+        metavar="FOLDER",
+        help="keep the record here; the same command goes on from it after an interruption",
     )
     _json(parser)
     parser.set_defaults(run=_verb("motion", "run"), task=task)

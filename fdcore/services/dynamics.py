@@ -92,7 +92,9 @@ def _long(structures: Sequence[Structure]) -> dict[str, Any]:
 
 
 PRESETS: dict[str, Preset] = {
-    "quick": Preset("quick", "A quick look", "0.2 ps of NVT, then 2 ps of NVE, in which a drift usually shows.", _quick),
+    "quick": Preset(
+        "quick", "A quick look", "0.2 ps of NVT, then 2 ps of NVE, in which a drift usually shows.", _quick
+    ),
     "paper": Preset(
         "paper",
         "The paper's protocol",
