@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fdcore.dynamics import integrator
 from fdcore.dynamics.settings import Bounds, Leg, Relaxation, check_can_move
-from fdcore.dynamics.simulation import Ended, Frame, Sample, Simulation, Snapshot, new_generator, run
+from fdcore.dynamics.simulation import Ended, Frame, Sample, Simulation, Snapshot, at_rest, new_generator, run
 from fdcore.errors import ComputeError
 from fdcore.models.base import MEMORY_SHARE, Model
 from fdcore.records import Structure
@@ -141,6 +142,9 @@ class Course:
             if not before.active:
                 return None
             atoms = {name: before.atoms[name] for name in ("positions", "momenta")}
+            if integrator(leg.integrator).FIXED_DOF:
+                # Noise (Langevin) leaves the whole moving; here that is no degree of freedom, and would be taken for heat.
+                atoms["momenta"] = at_rest([self.structures[k] for k in before.active], atoms["momenta"])
             # The step, the thermostat and the neighbour list begin anew.
             start = Snapshot(0, before.active, atoms, {}, before.generator, None)
             return Simulation(self.model, self.structures, leg, start)

@@ -34,6 +34,8 @@ from fdcore.units import MEV_PER_EV, ns_per_day
 Array = NDArray[np.float64]
 TASKS = ("md", "relax", "mts-advisor")
 COMPLETED = "completed"
+# Within a vibration or two (100 fs and more) any energy error looks like a trend: nothing is said of a drift before this.
+SHORTEST_PS = 0.25
 
 
 @dataclass(frozen=True)
@@ -281,6 +283,8 @@ def summary(motion: Motion, leg: int, system: int) -> Summary:
 def _seen(track: Track, structure: Structure) -> dict[str, Any]:
     columns, n = track.columns, structure.n_atoms
     drift = fitted_slope(track.time_ps, columns["conserved_eV"] * MEV_PER_EV / n)
+    if drift is not None and np.ptp(track.time_ps) < SHORTEST_PS:
+        drift = replace(drift, half_width=None)
     kinetic, temperature = columns["energy_kinetic_eV"], columns["temperature_K"]
     mean, error = mean_with_error(temperature)
     fluctuation = float(kinetic.std())
@@ -321,16 +325,41 @@ def _speed(motion: Motion, leg: int, clock: str = "seconds") -> float | None:
     return steps / seconds if seconds > 0 and steps else None
 
 
-def pooled_drift(summaries: Sequence[Summary]) -> Slope | None:
-    """The mean drift of several replicas with an interval from their spread (Student's t); of one, its own."""
-    slopes = [s.drift for s in summaries if s.drift is not None]
+def pooled(found: Sequence[Summary]) -> Summary:
+    """Several replicas of one structure as one: means, slopes with the interval of their spread, extremes of all of them; of one, itself."""
+    first = found[0]
+    if len(found) == 1:
+        return first
+    elements = {e: [s.temperature_by_element_K.get(e) for s in found] for e in first.temperature_by_element_K}
+    heights = [s.force_delta_max for s in found if s.force_delta_max is not None]
+    return replace(
+        first,
+        drift=pooled_slope([s.drift for s in found]),
+        drift_K_per_ps=pooled_slope([s.drift_K_per_ps for s in found]),
+        drift_over_fluctuation_per_ps=_mean([s.drift_over_fluctuation_per_ps for s in found]),
+        temperature_K=_mean([s.temperature_K for s in found]),
+        temperature_error_K=None,
+        temperature_fluctuation_K=_mean([s.temperature_fluctuation_K for s in found]),
+        temperature_by_element_K={e: _mean(values) for e, values in elements.items()},
+        force_delta_mean=_mean([s.force_delta_mean for s in found]),
+        force_delta_max=max(heights, default=None),
+        closest_A=min((s.closest_A for s in found if s.closest_A is not None), default=None),
+        worst_atom=next((s.worst_atom for s in found if s.force_delta_max == max(heights, default=None)), None),
+        net_momentum=max((s.net_momentum for s in found if s.net_momentum is not None), default=None),
+    )
+
+
+def pooled_slope(given: Sequence[Slope | None]) -> Slope | None:
+    """The mean of the slopes of several replicas with an interval from their spread (Student's t); of one, its own. No interval where
+    one of them is too short to have one."""
+    slopes = [s for s in given if s is not None]
     if len(slopes) == 1:
         return slopes[0]
     if not slopes:
         return None
     values = np.array([s.slope for s in slopes])
     half = float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
-    return Slope(float(values.mean()), half)
+    return Slope(float(values.mean()), None if any(s.half_width is None for s in slopes) else half)
 
 
 def expected_fluctuation_K(temperature_K: float, n_atoms: int) -> float:
@@ -428,7 +457,7 @@ def advice(motion: Motion) -> Advice:
     tolerance = parameters.tolerance_meV_per_atom_per_ps
     legs = list(enumerate(motion.legs))[1:]
     found = {k: [summary(motion, k, s) for s in range(len(motion.systems))] for k, _ in legs}
-    drifts = {k: pooled_drift(found[k]) for k, _ in legs}
+    drifts = {k: pooled_slope([s.drift for s in found[k]]) for k, _ in legs}
     complete = {k: all(s.stopped_because == COMPLETED for s in found[k]) for k, _ in legs}
     reference, direct = legs[0][0], legs[-1][0]
     mean = {k: _mean([s.temperature_K for s in found[k]]) for k, _ in legs}

@@ -20,6 +20,7 @@ from ase import units as ase_units
 
 from fdcore.export import failure_row
 from fdcore.motion import (
+    COMPLETED,
     Advice,
     FrameView,
     Motion,
@@ -28,7 +29,7 @@ from fdcore.motion import (
     advice,
     frame_count,
     frames,
-    pooled_drift,
+    pooled,
     summary,
 )
 from fdcore.records import Failure, Structure
@@ -40,13 +41,13 @@ DRIVER_WORDS = {"direct": "F_nc", "conservative": "F_c", "mts": "F_nc + F_c"}
 
 
 def md_json(motion: Motion, failures: Iterable[Failure] = (), provenance: Mapping[str, Any] | None = None) -> str:
-    """The document of `fdcore md --json`. `summary` and `series` are those of the first structure, and with several replicas the
-    drift is their mean with the interval of their spread; `systems` has every structure's own."""
+    """The document of `fdcore md --json`. `summary` is that of the first structure, of all of its replicas together (means, slopes with
+    the interval of their spread); `series` that of its first replica; `systems` has every structure's own."""
     leg = motion.production
     found = [summary(motion, leg, k) for k in range(len(motion.systems))]
     document: dict[str, Any] = {
         "spec": json.loads(motion.spec.to_json()),
-        "summary": _pooled(found),
+        "summary": _pooled(found[: motion.replicas], found),
         "series": _series(motion.tracks.get((leg, 0)), motion.elements),
         "systems": [
             {
@@ -119,17 +120,12 @@ def _text(document: dict[str, Any], provenance: Mapping[str, Any] | None) -> str
     return json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def _pooled(found: Sequence[Summary]) -> dict[str, Any]:
-    first = _summary(found[0])
-    if len(found) == 1:
-        return first
-    drift = pooled_drift(found)
-    return {
-        **first,
-        **_slope("drift_meV_per_atom_per_ps", drift),
-        "n_systems": len(found),
-        "n_completed": sum(s.stopped_because == "completed" for s in found),
-    }
+def _pooled(replicas: Sequence[Summary], everybody: Sequence[Summary]) -> dict[str, Any]:
+    summary = _summary(pooled(replicas))
+    if len(everybody) == 1:
+        return summary
+    completed = sum(s.stopped_because == COMPLETED for s in everybody)
+    return {**summary, "n_replicas": len(replicas), "n_systems": len(everybody), "n_completed": completed}
 
 
 def _slope(name: str, slope: Slope | None) -> dict[str, Any]:

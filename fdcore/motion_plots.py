@@ -19,8 +19,18 @@ from fdcore.units import MEV_PER_EV
 # Points per line that reach the browser.
 MOST_POINTS = 1200
 # Distinct on both backgrounds, and by kind of line as well; the first two are those of every other chart.
-COLOURS = (INK, ACCENT, "#2a9d5c", "#a64ca6", "#c44e52", "#8a7a2e")
-DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [4, 4], [1, 3])
+COLOURS = (INK, ACCENT, "#2a9d5c", "#a64ca6", "#c44e52", "#8a7a2e", "#5b5fc7", "#7a7f87")
+DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [4, 4], [1, 3], [10, 4], [3, 1])
+# What a row of a legend takes of the height of a chart.
+LEGEND_ROW = 22
+# Symbols of legends are lines as they are drawn, whatever else (a band, points) has the same colour.
+STROKES: dict[str, Any] = {
+    "title": None,
+    "orient": "top",
+    "symbolType": "stroke",
+    "symbolStrokeWidth": 2,
+    "symbolOpacity": 1,
+}
 # Heights hold titles, axes and legends as well as the lines. Stacked charts line up when their labels take the same room.
 AXIS = alt.Axis(minExtent=46, tickCount=5)
 Array = NDArray[np.float64]
@@ -85,10 +95,11 @@ def drift_charts(
     colour = alt.Color(
         "name:N",
         scale=alt.Scale(domain=names, range=list(COLOURS[: len(names)])),
-        legend=alt.Legend(title=None, orient="top", labelLimit=360, columns=2) if len(lines) > 1 else None,
+        legend=alt.Legend(**STROKES, labelLimit=360, columns=2) if len(lines) > 1 else None,
     )
     dash = alt.StrokeDash("name:N", scale=alt.Scale(domain=names, range=list(DASHES[: len(names)])), legend=None)
-    shared = {"time": time, "colour": colour, "dash": dash, "moment": moment_ps, "alone": len(lines) == 1}
+    rows = (len(lines) + 1) // 2 if len(lines) > 1 else 0
+    shared = {"time": time, "colour": colour, "dash": dash, "moment": moment_ps, "alone": len(lines) == 1, "rows": rows}
     return _energy(lines, quantity, shared), _temperature(lines, shared), _force_delta(lines, stop_above, shared)
 
 
@@ -134,7 +145,7 @@ def _temperature(lines: Sequence[Line], shared: Mapping[str, Any]) -> Chart:
     colour = alt.Color(
         "name:N",
         scale=alt.Scale(domain=names, range=list(COLOURS[: len(names)])),
-        legend=alt.Legend(title=None, orient="top") if len(names) > 1 else None,
+        legend=alt.Legend(**STROKES) if len(names) > 1 else None,
     )
     dash = alt.StrokeDash("name:N", scale=alt.Scale(domain=names, range=list(DASHES[: len(names)])), legend=None)
     chart = _line(data, y, "temperature (K)", {**shared, "colour": colour, "dash": dash})
@@ -175,7 +186,9 @@ def _finished(layers: list[Any], title: str, subtitle: str, shared: Mapping[str,
     if shared["moment"] is not None:
         here = alt.Chart(pd.DataFrame({"time": [shared["moment"]]}))
         layers.append(here.mark_rule(color=QUIET, strokeWidth=1.5).encode(x=shared["time"]))
-    return alt.layer(*layers).properties(height=height, width="container", title=chart_title(title, subtitle))
+    return alt.layer(*layers).properties(
+        height=height + LEGEND_ROW * max(0, shared["rows"] - 1), width="container", title=chart_title(title, subtitle)
+    )
 
 
 def relaxation_charts(descents: Sequence[tuple[str, int, Descent]], fmax: float, driver: str) -> tuple[Any, Any, Any]:
@@ -201,7 +214,7 @@ def relaxation_charts(descents: Sequence[tuple[str, int, Descent]], fmax: float,
     colour = alt.Color(
         "name:N",
         scale=alt.Scale(domain=names, range=list(COLOURS[: len(names)])),
-        legend=alt.Legend(title=None, orient="top", labelLimit=360, columns=2) if len(names) > 1 else None,
+        legend=alt.Legend(**STROKES, labelLimit=360, columns=2) if len(names) > 1 else None,
     )
 
     def part(kind: str, title: str, unit: str, height: int, log: bool = False) -> alt.Chart:
@@ -223,7 +236,7 @@ def relaxation_charts(descents: Sequence[tuple[str, int, Descent]], fmax: float,
         )
 
     kinds = [f"{force}, which drives", f"{other}, which does not"]
-    legend = alt.Legend(title=None, orient="top", labelLimit=300)
+    legend = alt.Legend(**STROKES, labelLimit=300)
     forces = part("force", "Largest force on an atom", "eV/Å", 280, log=True).encode(
         strokeDash=alt.StrokeDash("what:N", scale=alt.Scale(domain=kinds, range=[[1, 0], [5, 3]]), legend=legend)
     )

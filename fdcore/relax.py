@@ -217,10 +217,13 @@ def _note(settings: Relaxation, arrived: bool, lost: bool, fmax: float, direct: 
     if lost:
         return "The relaxation has blown up: a force is no longer a finite number."
     name, other_name = ("F_nc", "F_c") if settings.driver == "direct" else ("F_c", "F_nc")
-    if not arrived:
-        return f"Not converged: {name} is still {fmax:.3g} eV/Å on one atom after {settings.steps} iterations."
     other = conservative if settings.driver == "direct" else direct
     left = float(np.linalg.norm(other, axis=1).max())
+    if not arrived:
+        return (
+            f"Not converged: {name} is still {fmax:.3g} eV/Å on one atom after {settings.steps} iterations, and {other_name} {left:.3g} eV/Å."
+            + (f" Where the two forces disagree so much, following {name} may lead nowhere." if left > 2 * fmax else "")
+        )
     if left <= 2 * settings.fmax_eV_per_A:
         return f"Both forces see a minimum here: {other_name} is at most {left:.2g} eV/Å."
     return (

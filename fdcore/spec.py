@@ -49,6 +49,8 @@ class Spec:
     def __post_init__(self) -> None:
         if self.model is not None and self.model.dtype not in DTYPES:
             raise UsageError(f"There is no precision {self.model.dtype!r}.", f"Use {' or '.join(DTYPES)}.")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
+            raise UsageError(f"The seed is {self.seed!r}; a whole number from 0 to 2^63 - 1 is needed.")
         try:
             canonical(dict(self.parameters))
         except (TypeError, ValueError) as error:

@@ -10,6 +10,7 @@ from pages.parts.structure_picker import structure_picker
 
 running.be_ready()
 moving.read_address()
+run = moving.shown()
 moving.show_address()
 
 st.title("What does the disagreement do to a simulation?", anchor=False)
@@ -27,7 +28,6 @@ if not session.structures():
     motion_settings.nothing_readable()
     st.stop()
 
-run = moving.shown()
 if run is None:
     motion_settings.ask()
 else:

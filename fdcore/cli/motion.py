@@ -25,6 +25,7 @@ from fdcore.records import Structure
 from fdcore.services import dynamics, runs
 from fdcore.spec import ModelChoice, Spec
 from fdcore.statistics import Slope
+from fdcore.tasks import task as task_of
 from fdcore.tasks.run import Outcome
 
 
@@ -51,6 +52,7 @@ def run(arguments: argparse.Namespace, results: TextIO) -> int:
         return EXIT_PARTLY
     model = ModelChoice(card.id, arguments.dtype, arguments.device)
     spec = runs.spec_of(task, structures, model, _parameters(task, arguments, structures), seed=arguments.seed)
+    task_of(spec.task).check(spec)
     loaded: list[Any] = []
 
     def load(_: Spec) -> Any:
@@ -79,14 +81,15 @@ def run(arguments: argparse.Namespace, results: TextIO) -> int:
 
 def _parameters(task: str, arguments: argparse.Namespace, structures: Sequence[Structure]) -> dict[str, Any]:
     """The preset's parameters, and over them what the options say."""
-    given: dict[str, Any] = {}
+    given, asked = {}, set()
     if getattr(arguments, "preset", None) is not None:
         given = dynamics.PRESETS[arguments.preset].parameters(structures)
     for name, flag in dynamics.flags(task).items():
         option = flag.replace("-", "_")
         if hasattr(arguments, option):
             given[name] = getattr(arguments, option)
-    return dynamics.parameters_of(task, given)
+            asked.add(name)
+    return dynamics.parameters_of(task, dynamics.in_whole_rounds(given, asked))
 
 
 # ---- saying --------------------------------------------------------------------------------------------------------
@@ -127,7 +130,10 @@ def _print_summaries(found: motion.Motion, out: TextIO) -> None:
                     file=out,
                 )
             elements = ", ".join(f"{e} {t:.0f}" for e, t in s.temperature_by_element_K.items())
-            print(f"  temperature  {s.temperature_K:.1f} ± {s.temperature_fluctuation_K:.1f} K  ({elements})", file=out)
+            print(
+                f"  temperature  {s.temperature_K:.1f} K, fluctuating by {s.temperature_fluctuation_K:.1f} K  ({elements})",
+                file=out,
+            )
             if s.force_delta_mean is not None:
                 print(
                     f"  U_Delta      {s.force_delta_mean:.4g} eV/Å on average, {s.force_delta_max:.4g} at most",

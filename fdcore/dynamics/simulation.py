@@ -119,8 +119,18 @@ def maxwell_boltzmann(structures: Sequence[Structure], temperature_K: float, gen
     for structure in structures:
         masses = torch.as_tensor(atomic_masses[structure.numbers], device=generator.device)[:, None]
         noise = torch.randn((len(masses), 3), dtype=torch.float64, device=generator.device, generator=generator)
-        momenta = noise * torch.sqrt(masses * temperature_K * KB)
-        out.append((momenta - masses * momenta.sum(0) / masses.sum()).cpu().numpy())
+        out.append((noise * torch.sqrt(masses * temperature_K * KB)).cpu().numpy())
+    return at_rest(structures, np.concatenate(out))
+
+
+def at_rest(structures: Sequence[Structure], momenta: Array) -> Array:
+    """The same momenta (A, 3) with a total of zero in each structure."""
+    out = []
+    for structure, own in zip(
+        structures, np.split(momenta, np.cumsum([s.n_atoms for s in structures])[:-1]), strict=True
+    ):
+        masses = atomic_masses[structure.numbers][:, None]
+        out.append(own - masses * own.sum(0) / masses.sum())
     return np.concatenate(out)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -149,6 +150,24 @@ def parameters_of(task: str, given: Mapping[str, Any]) -> dict[str, Any]:
         value = getattr(complete, f.name)
         if value != f.default:
             out[f.name] = list(value) if isinstance(value, tuple) else value
+    return out
+
+
+def all_parameters(spec: Spec) -> dict[str, Any]:
+    """Every parameter of a run, those at their default too."""
+    complete = PARAMETERS[spec.task].of(spec)
+    values = {f.name: getattr(complete, f.name) for f in fields(complete)}
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+
+
+def in_whole_rounds(given: Mapping[str, Any], fixed: Collection[str] = ()) -> dict[str, Any]:
+    """The parameters with the steps of multiple time stepping raised to whole rounds, but for the `fixed` ones."""
+    out = dict(given)
+    if out.get("driver") == "mts":
+        stride = int(out.get("mts_stride", MdParameters.mts_stride))
+        for name in ("steps", "equilibrate_steps"):
+            if out.get(name) and name not in fixed and stride > 0:
+                out[name] = stride * math.ceil(out[name] / stride)
     return out
 
 

@@ -28,7 +28,7 @@ EQUILIBRATION = 0
 
 @dataclass(frozen=True)
 class AdvisorParameters(Parameters):
-    """steps per arm, raised to a multiple of every stride; equilibrate_steps before them; tolerance: what the drift of an arm may
+    """steps per arm, raised to a whole number of its strides; equilibrate_steps before them; tolerance: what the drift of an arm may
     differ from that of the conservative one, in meV/atom/ps."""
 
     steps: int = 2000
@@ -60,10 +60,10 @@ class AdvisorParameters(Parameters):
 
     def plan_parts(self, timestep_fs: float) -> tuple[tuple[Leg, ...], Relaxation | None]:
         step = timestep_fs if self.timestep_fs is None else self.timestep_fs
-        common = math.lcm(*self.strides)
-        steps = common * math.ceil(self.steps / common)
+        rarest = max(self.strides)
         shared = {"timestep_fs": step, "temperature_K": self.temperature_K, "frame_every": 0}
-        monitor = {"monitor_every": max(common, steps // 50)}
+        # Every arm records as rarely as the one with the longest stride must: what is compared is what drives.
+        monitor = {"monitor_every": max(rarest, self.steps // 50), "record_every": rarest}
         legs = [
             Leg(
                 **shared,
@@ -75,10 +75,12 @@ class AdvisorParameters(Parameters):
                 name="equilibration",
             )
         ]
-        arm = {**shared, **monitor, "steps": steps, "ensemble": "nve", "start": EQUILIBRATION}
-        legs.append(Leg(**arm, driver="conservative", name="conservative"))
-        legs += [Leg(**arm, driver="mts", mts_stride=m, name=f"M = {m}") for m in self.strides]
-        legs.append(Leg(**arm, driver="direct", name="direct"))
+        arm = {**shared, **monitor, "ensemble": "nve", "start": EQUILIBRATION}
+        legs.append(Leg(**arm, steps=self.steps, driver="conservative", name="conservative"))
+        for m in self.strides:
+            steps = m * math.ceil(self.steps / m)
+            legs.append(Leg(**arm, steps=steps, driver="mts", mts_stride=m, name=f"M = {m}"))
+        legs.append(Leg(**arm, steps=self.steps, driver="direct", name="direct"))
         relaxation = None
         if self.relax_fmax_eV_per_A is not None:
             relaxation = Relaxation("conservative", "fire", self.relax_fmax_eV_per_A, self.relax_steps)

@@ -69,13 +69,13 @@ def what_will_come() -> None:
 def nothing_readable() -> None:
     """Nothing in the choice could be read."""
     for failure in session.parsed().failures:
-        failed(failure)
+        failed(failure, done="taken")
 
 
 def ask() -> None:
     """The settings, the cost, and the button that starts."""
     for failure in session.parsed().failures:
-        failed(failure)
+        failed(failure, done="taken")
     # Not a segmented control: Streamlit draws what is chosen there in a colour that a dark page has too little contrast for.
     st.session_state["motion-kind"] = moving.kind()
     st.radio(
@@ -91,7 +91,7 @@ def ask() -> None:
     card = services.card(session.settings().model_id)
     good, refused = dynamics.movable(card, structures)
     for failure in refused:
-        failed(failure)
+        failed(failure, done="taken")
     if not good:
         return
     with st.container(border=True, key="motion-settings"):

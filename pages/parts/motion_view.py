@@ -146,10 +146,14 @@ def _ended(run: runs.Run) -> None:
     with st.container(border=True, key="not-finished"):
         if run.state == "failed":
             st.error(f"**{plain(run.error or 'The run failed.')}** {plain(run.hint or '')}", icon=":material/error:")
-        elif st.session_state.get("fd_motion_paused"):
-            st.markdown(f":material/pause: **Paused** at {plain(run.text)}. Everything up to here is kept.")
         else:
-            st.markdown(f":material/stop_circle: **Cancelled** at {plain(run.text)}. Everything up to here is kept.")
+            word = (
+                ":material/pause: **Paused**"
+                if st.session_state.get("fd_motion_paused")
+                else ":material/stop_circle: **Stopped**"
+            )
+            unit = "iterations" if run.task == "relax" else "steps"
+            st.markdown(f"{word} after {run.done:,.0f} of {run.total:,.0f} {unit}. Everything up to here is kept.")
         if owner.may_change(run):
             st.button("Continue", icon=":material/play_arrow:", on_click=_go_on, args=(run.id,), key="go_on")
 
@@ -181,8 +185,12 @@ def _head(found: Motion, *, live: bool) -> None:
         st.caption("The first numbers will show here.")
         return
     summaries = _summaries(found, leg)
-    _sentence(summaries, live)
-    _metrics(summaries)
+    if len(found.structures) > 1:
+        # Different structures have no mean.
+        summary_frame([(found.name_of(s.system), s) for s in summaries])
+    else:
+        _sentence(summaries, live)
+        _metrics(motion.pooled(summaries), len(summaries))
     for index in range(len(found.legs)):
         _why_ended(found, _summaries(found, index))
 
@@ -213,21 +221,18 @@ def _sentence(summaries: Sequence[Summary], live: bool) -> None:
     if len(summaries) == 1:
         text = motion.sentence(summaries[0])
     else:
-        pooled = motion.pooled_drift(summaries)
-        text = (
-            ""
-            if pooled is None
-            else f"The mean drift of {len(summaries)} runs is {_slope(pooled)} meV/atom/ps (95 % interval of their spread)."
-        )
+        drift = motion.pooled(summaries).drift
+        text = "Too short to say anything about a drift."
+        if drift is not None and drift.half_width is not None:
+            text = f"The mean drift of {len(summaries)} replicas is {_slope(drift)} meV/atom/ps (95 % interval of their spread)."
     st.markdown(f"#### {plain(text)}" if not live else plain(text))
 
 
-def _metrics(summaries: Sequence[Summary]) -> None:
-    first, several = summaries[0], len(summaries) > 1
-    drift = motion.pooled_drift(summaries)
+def _metrics(first: Summary, replicas: int) -> None:
+    drift = first.drift
     cells = st.columns(5)
     cells[0].metric("Drift", "–" if drift is None else f"{_slope(drift)}", help=f"meV/atom/ps. {DRIFT_HELP}")
-    cells[0].caption("meV/atom/ps" + (f", mean of {len(summaries)}" if several else ""))
+    cells[0].caption("meV/atom/ps" + (f", mean of {replicas}" if replicas > 1 else ""))
     kelvin = first.drift_K_per_ps
     cells[1].metric(
         "As heat",
@@ -238,14 +243,13 @@ def _metrics(summaries: Sequence[Summary]) -> None:
     cells[1].caption(
         "" if ratio is None else f"{three_digits(ratio)} fluctuations of the kinetic energy per ps", help=RATIO_HELP
     )
-    mean = _mean([s.temperature_K for s in summaries])
+    mean = first.temperature_K
     cells[2].metric("Temperature", "–" if mean is None else f"{mean:.0f} K")
     by_element = ", ".join(f"{e} {t:.0f} K" for e, t in first.temperature_by_element_K.items())
     cells[2].caption(by_element if len(first.temperature_by_element_K) > 1 else "")
-    u = _mean([s.force_delta_mean for s in summaries])
+    u, top = first.force_delta_mean, first.force_delta_max
     cells[3].metric("U_Delta, mean", "–" if u is None else f"{three_digits(u)} eV/Å", help=words.FORCE_DELTA_HELP)
-    top = [s.force_delta_max for s in summaries if s.force_delta_max is not None]
-    cells[3].caption(f"at most {three_digits(max(top))} eV/Å" if top else "")
+    cells[3].caption("" if top is None else f"at most {three_digits(top)} eV/Å")
     speed = first.steps_per_second
     cells[4].metric("Simulated", f"{first.time_ps:.3g} ps")
     cells[4].caption("" if speed is None else f"{speed:.1f} steps per second")
@@ -560,6 +564,7 @@ def _downloads(run: runs.Run, found: Motion) -> None:
     if folder is None:
         return
     name = PurePath(run.title).stem or "run"
+    shown = st.session_state.get("motion-system", 0) if len(found.systems) > 1 else 0
     provenance = runs.provenance_of(run)
     refused = runs.refusals(run)
     files: list[tuple[str, Any, str, str]] = [
@@ -593,9 +598,9 @@ def _downloads(run: runs.Run, found: Motion) -> None:
         files.append(
             (
                 "HDF5",
-                partial(motion_files.trajectory_hdf5, found, folder, 0),
+                partial(motion_files.trajectory_hdf5, found, folder, shown),
                 f"{name}-trajectory.h5",
-                "The same frames as arrays; of the first structure.",
+                "The same frames as arrays" + ("; of the structure that is shown." if len(found.systems) > 1 else "."),
             )
         )
     files.append(
@@ -629,8 +634,3 @@ def _next(run: runs.Run) -> None:
 
 def _slope(slope: Slope) -> str:
     return plus_minus(slope.slope, slope.half_width)
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return sum(known) / len(known) if known else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import streamlit as st
@@ -63,13 +62,7 @@ def change(name: str, value: Any) -> None:
 def parameters(structures: list[Structure]) -> dict[str, Any]:
     """The preset with its changes, steps raised to whole strides. Raises UsageError."""
     given = dict(dynamics.PRESETS[preset()].parameters(structures)) if kind() == "md" else {}
-    given |= changes()
-    if given.get("driver") == "mts":
-        stride = int(given.get("mts_stride", 8))
-        for name in ("steps", "equilibrate_steps"):
-            if given.get(name):
-                given[name] = stride * math.ceil(given[name] / stride)
-    return dynamics.parameters_of(kind(), given)
+    return dynamics.parameters_of(kind(), dynamics.in_whole_rounds({**given, **changes()}))
 
 
 def seed() -> int:
@@ -117,14 +110,17 @@ def shown() -> runs.Run | None:
     known = st.session_state.get("fd_motion_run")
     if known is None:
         return None
-    if st.session_state.get("fd_motion_question") != _question():
-        forget()
-        return None
     try:
-        return runs.get(owner.viewer(), *known)
+        run = runs.get(owner.viewer(), *known)
     except UnknownRunError:
         forget()
         return None
+    if st.session_state.get("fd_motion_question") == _question():
+        return run
+    forget()
+    if run.active:
+        st.toast("The simulation goes on; the Runs page has it.", icon=":material/history:")
+    return None
 
 
 def share_key() -> str:
@@ -138,7 +134,8 @@ def open_run(run: runs.Run, share: str = "") -> None:
     st.session_state["fd_motion_kind"] = run.task
     st.session_state["fd_motion_seed"] = run.spec.seed
     st.session_state["fd_motion_which"] = None if run.spec.n_structures > 1 else 0
-    st.session_state["fd_motion_changes"] = {**_all_changes(), run.task: dict(run.spec.parameters)}
+    # All of them: what is at its default in the run must not come from a preset.
+    st.session_state["fd_motion_changes"] = {**_all_changes(), run.task: dynamics.all_parameters(run.spec)}
     follow(run, share)
 
 

@@ -27,10 +27,10 @@ def refusal(known: session.Results) -> None:
         _other_models(missing)
 
 
-def failed(failure: Failure, *, hint: bool = True) -> None:
-    """One file or frame that was not scored: which, why, and what to do."""
+def failed(failure: Failure, *, hint: bool = True, done: str = "scored") -> None:
+    """One file or frame that was not `done`: which, why, and what to do."""
     frame = f" (frame {failure.index})" if failure.index else ""
-    st.error(f"**{plain(failure.file)}**{frame} was not scored. {plain(failure.error)}", icon=":material/error:")
+    st.error(f"**{plain(failure.file)}**{frame} was not {done}. {plain(failure.error)}", icon=":material/error:")
     if failure.hint and hint:
         st.markdown(f":material/arrow_forward: {plain(failure.hint)}")
 

@@ -125,7 +125,7 @@ def test_while_it_waits_and_runs_it_can_be_stopped_and_goes_on(salt, workshop):
     workshop.stop_midway()
     salt.run()
     assert not salt.exception
-    assert "Everything up to here is kept" in words(salt)
+    assert "Everything up to here is kept" in words(salt) and "of 20 steps" in words(salt)
     stopped = runs.motion_of(newest())
     assert 0 < sum(len(t) for t in stopped.tracks.values()) < 22
     workshop.hold = False
@@ -189,7 +189,9 @@ def test_relaxation_says_where_it_ended(salt):
     assert descent.text.split(":")[0] in words(salt) and "fdcore relax salt.extxyz" in words(salt)
 
 
-def test_advice_becomes_the_next_run(salt):
+def test_advice_becomes_the_next_run(salt, monkeypatch):
+    # They move for a moment only, and no more is asked of them.
+    monkeypatch.setattr(motion, "SHORTEST_PS", 0.0)
     # The model pulls all atoms to one place: it is not relaxed, and moves for a moment only.
     salt.session_state["fd_motion_changes"] = {"mts-advisor": {"relax_fmax_eV_per_A": None, "timestep_fs": 0.02}}
     salt.radio(key="motion-kind").set_value("mts-advisor").run()
@@ -213,7 +215,9 @@ def test_several_structures_are_one_batch_or_one_of_them(page):
     page.selectbox(key="motion-which").select_index(2).run()
     start(page)
     found = runs.motion_of(newest())
-    assert len(found.systems) == 2 and "The mean drift of 2 runs" in words(page)
+    assert len(found.systems) == 2 and "mean drift" not in words(page), "different structures have no mean"
+    [table] = [d.value for d in page.dataframe if "drift_meV_per_atom_per_ps" in d.value]
+    assert list(table["run"]) == ["two.extxyz:0", "two.extxyz:1"]
     page.button(key="motion-settings-again").click().run()
     page.selectbox(key="motion-which").select_index(1).run()
     start(page)
@@ -237,6 +241,19 @@ def test_link_opens_the_run_and_nobody_elses(salt):
         assert bool(fresh.metric) == found
         if found:
             assert shown_drift(fresh) == drift
+            # What the run had is what the next one would have, not what a preset has.
+            fresh.button(key="motion-settings-again").click().run()
+            assert fresh.number_input(key="motion-md-steps").value == 16
+            assert fresh.number_input(key="motion-md-temperature_K").value == 300.0
+
+
+def test_another_structure_leaves_the_address_and_the_run(salt, workshop):
+    workshop.hold = True
+    start(salt)
+    assert "run" in salt.query_params
+    salt.selectbox(key="example").set_value("NaCl").run()
+    assert not salt.exception and "run" not in salt.query_params
+    assert newest().state == "queued" and "goes on" in "".join(t.value for t in salt.toast)
 
 
 def test_question_that_was_answered_is_not_computed_again(salt):

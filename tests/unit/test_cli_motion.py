@@ -100,6 +100,12 @@ def test_preset_can_be_changed_in_part(salt):
     assert [leg["ensemble"] for leg in system["legs"]] == ["nvt"] and found["relaxation"][0]["iterations"] <= 3
 
 
+def test_preset_comes_in_whole_rounds(salt):
+    arguments = ["--preset", "quick", "--driver", "mts", "--mts-stride", "7", "--wall-seconds", "0"]
+    found = document("md", salt.name, *arguments, cwd=salt.parent)
+    assert found["summary"]["steps_asked"] % 7 == 0
+
+
 def test_relax_says_whether_the_other_force_agrees(salt, tmp_path):
     found = document("relax", salt.name, "--driver", "conservative", "--extxyz", "r.extxyz", cwd=tmp_path)
     [result] = found["results"]
@@ -112,8 +118,19 @@ def test_relax_says_whether_the_other_force_agrees(salt, tmp_path):
 
 
 def test_advisor_recommends_or_says_why_not(salt):
-    arguments = ["--strides", "1,2", "--steps", "20", "--equilibrate-steps", "5", "--relax-steps", "5"]
-    found = document("mts-advisor", salt.name, *arguments, "--tolerance", "1000", cwd=salt.parent)
+    arguments = [
+        "--strides",
+        "1,2",
+        "--steps",
+        "60",
+        "--timestep-fs",
+        "5",
+        "--equilibrate-steps",
+        "5",
+        "--relax-steps",
+        "5",
+    ]
+    found = document("mts-advisor", salt.name, *arguments, "--tolerance", "10000", cwd=salt.parent)
     assert [a["name"] for a in found["arms"]] == ["conservative", "M = 1", "M = 2", "direct"]
     assert found["recommended_mts_stride"] == 2
     assert all(a["ns_per_day"] > 0 for a in found["arms"])
@@ -129,6 +146,8 @@ def test_advisor_recommends_or_says_why_not(salt):
         (["md", "salt.xyz", "--json", "no/such/folder.json"], b"no/such"),
         (["mts-advisor", "salt.xyz", "--strides", "1,x"], b"strides"),
         (["relax", "salt.xyz", "--fmax", "0"], b"fmax"),
+        (["md", "salt.xyz", "--seed", "99999999999999999999999"], b"seed"),
+        (["mts-advisor", "salt.xyz", "salt.xyz"], b"one structure at a time"),
     ],
 )
 def test_wrong_usage_is_refused_before_anything_runs(salt, arguments, said):

@@ -29,7 +29,7 @@ from tests.dynamics.springs import SpringModel, crystal, thermal_displacements
 MODEL = ModelChoice("fd-orb-small-v1")
 MD = {
     "steps": 60,
-    "timestep_fs": 2.0,
+    "timestep_fs": 5.0,
     "monitor_every": 10,
     "frame_every": 20,
     "equilibrate_steps": 20,
@@ -101,6 +101,14 @@ def test_energy_that_only_fluctuates_has_no_drift():
     assert "No drift can be told" in motion.sentence(found)
 
 
+def test_within_a_vibration_nothing_is_said_of_a_drift():
+    """A part of an oscillation looks like a trend, however densely it is recorded."""
+    for steps in (20, 80, 200):
+        found = motion.summary(made(0.01 * np.sin(2 * np.pi * np.arange(steps) / 150)), 0, 0)
+        assert found.drift.half_width is None and "Too short" in motion.sentence(found)
+    assert motion.summary(made(0.01 * np.sin(np.arange(300))), 0, 0).drift.half_width is not None
+
+
 def test_what_is_too_short_says_so():
     found = motion.summary(made([0.0, 0.1, 0.2]), 0, 0)
     assert found.drift.half_width is None and "Too short" in motion.sentence(found)
@@ -125,11 +133,19 @@ def test_why_it_ended(found):
 
 
 def test_several_replicas_have_the_interval_of_their_spread():
-    runs = [motion.summary(made(np.linspace(0, 0.064 * s, 1001)), 0, 0) for s in (1.0, 2.0, 3.0)]
-    pooled = motion.pooled_drift(runs)
-    assert pooled.slope == pytest.approx(2.0)
+    u = np.where(np.arange(1001) % 10 == 0, 0.5, np.nan)
+    runs = [motion.summary(made(np.linspace(0, 0.064 * s, 1001), u=s * u), 0, 0) for s in (1.0, 2.0, 3.0)]
+    pooled = motion.pooled(runs)
+    assert pooled.drift.slope == pytest.approx(2.0)
     # Student's t with two degrees of freedom, standard deviation 1, three runs.
-    assert pooled.half_width == pytest.approx(4.3027 / np.sqrt(3), rel=1e-4)
+    assert pooled.drift.half_width == pytest.approx(4.3027 / np.sqrt(3), rel=1e-4)
+    # Everything else is of all three as well.
+    ratio = pooled.drift_K_per_ps.slope / pooled.drift.slope
+    assert pooled.drift_K_per_ps.half_width == pytest.approx(ratio * pooled.drift.half_width)
+    assert pooled.force_delta_mean == pytest.approx(1.0) and pooled.force_delta_max == 1.5
+    short = [*runs[:2], motion.summary(made(np.linspace(0, 0.064, 101)), 0, 0)]
+    assert motion.pooled(short).drift.half_width is None, "one of them is too short"
+    assert motion.pooled(runs[:1]) is runs[0]
 
 
 @given(st.floats(-1e5, 1e5), st.floats(1e-6, 1e5))
@@ -248,6 +264,12 @@ def test_advice_is_the_largest_stride_that_stays_near_the_conservative_run(tmp_p
     assert abs(by_name["direct"].drift.slope) > 5 and by_name["direct"].allowed is False
     # M = 1 is the conservative run, to the last digit that matters.
     assert by_name["M = 1"].drift.slope == pytest.approx(by_name["conservative"].drift.slope, abs=1e-6)
+    rows = {len(track) for (leg, _), track in found.tracks.items() if 1 <= leg <= 4}
+    assert rows == {51}, "every arm is recorded as often: what is compared is what drives"
+    colours = values_of_scale(
+        motion_plots.drift_charts([motion_plots.line(found, k, 0, found.legs[k].name) for k in range(1, 6)])
+    )
+    assert len(set(colours)) == 5
     allowed = [arm.stride for arm in advice.arms if arm.stride and arm.allowed]
     assert advice.recommended == max(allowed) and f"every {advice.recommended} steps" in advice.text
     document = json.loads(motion_files.advice_json(found))
@@ -257,7 +279,7 @@ def test_advice_is_the_largest_stride_that_stays_near_the_conservative_run(tmp_p
 
 
 def test_no_advice_where_nothing_stays_near(tmp_path):
-    parameters = {**ADVISOR, "strides": [4, 8], "tolerance_meV_per_atom_per_ps": 1e-6}
+    parameters = {**ADVISOR, "strides": [16, 32], "tolerance_meV_per_atom_per_ps": 1e-6}
     advice = motion.advice(recorded(tmp_path / "1", "mts-advisor", parameters, swirl=0.2))
     assert advice.recommended is None and "drive with F_c" in advice.text
 
@@ -270,6 +292,11 @@ def test_advice_waits_for_all_arms(tmp_path):
 
 
 # ---- charts --------------------------------------------------------------------------------------------------------
+
+
+def values_of_scale(charts) -> list[str]:
+    """The colours that the lines of a chart are given."""
+    return charts[0].to_dict()["layer"][0]["encoding"]["color"]["scale"]["range"]
 
 
 def values_of(chart) -> pd.DataFrame:
@@ -306,6 +333,10 @@ def test_compared_runs_share_their_charts(found):
     lines = [motion_plots.line(found, 1, 0, name, motion.summary(found, 1, 0)) for name in ("F_nc", "F_c")]
     _, temperature, _ = motion_plots.drift_charts(lines)
     assert set(values_of(temperature)["name"].dropna()) == {"F_nc", "F_c"}
+
+
+def test_there_is_a_colour_for_every_arm_of_the_advisor():
+    assert len(set(motion_plots.COLOURS)) == len(motion_plots.COLOURS) == len(motion_plots.DASHES) >= 7
 
 
 def test_relaxation_charts(tmp_path):

@@ -28,7 +28,7 @@ specs = st.builds(
     inputs_sha256=st.text(),
     n_structures=st.integers(0, 10**6),
     parameters=st.dictionaries(st.text(), plain | st.lists(plain, max_size=3), max_size=4),
-    seed=st.integers(0, 2**63),
+    seed=st.integers(0, 2**63 - 1),
     versions=st.dictionaries(st.text(), st.text(), max_size=3),
 )
 
@@ -40,7 +40,7 @@ def test_text_round_trip(spec):
     assert again.model == spec.model and dict(again.parameters) == json.loads(json.dumps(dict(spec.parameters)))
 
 
-@given(specs, st.integers(0, 2**63))
+@given(specs, st.integers(0, 2**63 - 1))
 def test_other_seed_is_another_spec(spec, seed):
     other = Spec.from_json(json.dumps({**json.loads(spec.to_json()), "seed": seed}))
     assert (other.sha256 == spec.sha256) == (seed == spec.seed)
