@@ -6,6 +6,7 @@ named here: a run must not name code.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
 from collections.abc import Callable, Sequence
@@ -119,21 +120,44 @@ def register(name: str) -> Reference:
         make: Any = importlib.import_module(module)
         for part in attribute.split("."):
             make = getattr(make, part)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # the boundary: importing runs whatever the module holds
         raise UsageError(f"{name} cannot be imported ({error}).", "Check the name, and PYTHONPATH.") from error
     if not callable(make):
         raise UsageError(f"{name} cannot be called.", "Name a class of calculators, or a function that returns one.")
-    REFERENCES[name] = Reference(name, name, "Named on the command line.", "", "", make)
-    return REFERENCES[name]
+    found = Reference(name, name, "Named on the command line.", "", "", make)
+    # One that cannot be made now is told of when it is asked: what is to be held against it is worth having without.
+    with contextlib.suppress(ComputeError):
+        made(found)
+    REFERENCES[name] = found
+    return found
+
+
+def made(reference: Reference) -> Any:
+    """A calculator of this reference. ComputeError where it cannot be made, UsageError where what is made is no calculator."""
+    try:
+        calculator = reference.make()
+    except MemoryError:
+        raise
+    except Exception as error:  # the boundary: every calculator fails in its own way
+        raise ComputeError(
+            f"The reference {reference.title} could not be made ({type(error).__name__}: {str(error)[:200]}).",
+            "Mend it and compare again with fdcore truth.",
+        ) from error
+    if not hasattr(calculator, "get_potential_energy"):
+        raise UsageError(
+            f"{reference.title} makes {type(calculator).__name__}, which has no get_potential_energy.",
+            "Name a class of ASE calculators, or a function that returns one.",
+        )
+    return calculator
 
 
 def truths(reference: Reference, structures: Sequence[Structure]) -> Any:
-    """Generator of a Truth or an FdcoreError per structure, in order."""
+    """Generator of a Truth or an FdcoreError per structure, in order. Raises as `made`."""
     calculator: Any = None
     for structure in structures:
+        # Some calculators keep more of a structure than they should: where one has failed, the next gets a fresh one.
+        calculator = made(reference) if calculator is None else calculator
         try:
-            # Some calculators keep more of a structure than they should: where one has failed, the next gets a fresh one.
-            calculator = reference.make() if calculator is None else calculator
             yield _truth(calculator, reference, structure)
         except FdcoreError as error:
             calculator = None
