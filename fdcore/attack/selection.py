@@ -24,12 +24,22 @@ class Selected:
     alike: int
 
 
-def select(force_delta: Array, rise: Array, allowed: NDArray[np.bool_], described: Array, choice: Choice) -> Selected:
+def select(
+    force_delta: Array,
+    rise: Array,
+    allowed: NDArray[np.bool_],
+    described: Array,
+    choice: Choice,
+    parents: NDArray[np.int64] | None = None,
+) -> Selected:
     """Choose among M visited structures: U_Delta (M,) eV/Å, U_Delta over that of the origin (M,; infinite where that is zero),
-    whether all guards hold (M,), and their environments (M, D) in the unit of a random displacement.
+    whether all guards hold (M,), their environments (M, D) in the unit of a random displacement, and which origin each comes from
+    (M,; None: all from one).
 
-    Highest U_Delta first; with `spread` the targets are equally spaced between the lowest and the highest U_Delta, and each takes the
-    nearest structure that is like none chosen before. A structure is like another at `apart` or less.
+    Every origin in turn gives one, that with the largest rise first, until none has any left: U_Delta of different materials says
+    nothing of which is worth more. Of one origin the highest U_Delta comes first; with `spread` the targets are equally spaced between
+    its lowest and its highest U_Delta, and each takes the nearest structure that is like none chosen before. A structure is like
+    another at `apart` or less.
     """
     candidates = np.flatnonzero(allowed & np.isfinite(force_delta) & (rise >= choice.rise))
     if not len(candidates):
@@ -46,13 +56,26 @@ def select(force_delta: Array, rise: Array, allowed: NDArray[np.bool_], describe
         np.minimum(nearest, distances(described[candidates], described[candidates[k]]), out=nearest)
         nearest[k] = -1.0
 
-    targets = np.linspace(u.max(), u.min(), choice.count) if choice.spread else np.full(choice.count, u.max())
-    for target in targets:
-        free = np.flatnonzero(nearest > choice.apart)
-        if not len(free):
-            break
-        # argmin takes the first of equals, which was visited first.
-        take(int(free[np.abs(u[free] - target).argmin()]))
+    of = np.zeros(len(candidates), dtype=int) if parents is None else parents[candidates]
+    turn = sorted(np.unique(of).tolist(), key=lambda p: (-rise[candidates[of == p]].max(), p))
+    share = -(-choice.count // len(turn))
+    targets = {}
+    for parent in turn:
+        low, high = u[of == parent].min(), u[of == parent].max()
+        targets[parent] = np.linspace(high, low, share) if choice.spread else np.full(share, high)
+    k = 0
+    while turn:
+        for parent in list(turn):
+            if len(rows) == choice.count:
+                turn = []
+                break
+            free = np.flatnonzero((nearest > choice.apart) & (of == parent))
+            if not len(free):
+                turn.remove(parent)
+                continue
+            # argmin takes the first of equals, which was visited first.
+            take(int(free[np.abs(u[free] - targets[parent][k % share]).argmin()]))
+        k += 1
     # In the order of U_Delta, however they were found.
     order = sorted(range(len(rows)), key=lambda k: (-force_delta[rows[k]], rows[k]))
     alike = int(((nearest <= choice.apart) & (nearest >= 0)).sum())

@@ -338,6 +338,21 @@ def test_spread_covers_the_range_evenly():
     assert highest.rows == (100, 99, 98, 97, 96)
 
 
+@pytest.mark.parametrize("spread", [False, True])
+def test_every_origin_gives_as_many(spread):
+    # The second of three disagrees a hundred times as much everywhere; the third has not risen.
+    u = np.concatenate([np.linspace(0.1, 1.0, 20), np.linspace(10.0, 100.0, 20), np.full(20, 0.5)])
+    rise = np.concatenate([u[:20] / 0.1, u[20:40] / 10, np.ones(20)])
+    parents = np.repeat([0, 1, 2], 20)
+    arguments = (u, rise, np.ones(60, bool), np.arange(60.0)[:, None])
+    found = select(*arguments, Choice(6, 5.0, spread, 0.5), parents)
+    assert np.bincount(parents[list(found.rows)], minlength=3).tolist() == [3, 3, 0]
+    # What one cannot give the others do.
+    rise[:18] = 1.0
+    found = select(*arguments, Choice(6, 5.0, spread, 0.5), parents)
+    assert np.bincount(parents[list(found.rows)], minlength=3).tolist() == [2, 4, 0]
+
+
 # ---- gradients of many structures ----------------------------------------------------------------------------------
 
 
