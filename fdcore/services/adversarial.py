@@ -33,7 +33,25 @@ TYPICAL_SHARE = 0.7
 # Structures of a comparison beside those of the dataset, from the whole range of U_Delta: a correlation needs one.
 ALSO_COMPARED = 30
 
-attackable = dynamics.movable
+
+def attackable(
+    card: ModelCard, structures: Sequence[Structure], strain: bool = False
+) -> tuple[list[Structure], list[Failure]]:
+    """Those that this model can move, and with `strain` have a cell; for each of the others the reason."""
+    good, refused = dynamics.movable(card, structures)
+    if strain:
+        refused += [
+            Failure(
+                s.file,
+                "Only a crystal has a cell that can be strained.",
+                "Attack it without straining the cell (--strain).",
+                s.index,
+            )
+            for s in good
+            if not s.periodic
+        ]
+        good = [s for s in good if s.periodic]
+    return good, refused
 
 
 def parameters_of(given: Mapping[str, Any]) -> dict[str, Any]:

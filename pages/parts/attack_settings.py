@@ -75,7 +75,9 @@ def ask() -> None:
     for failure in session.parsed().failures:
         failed(failure)
     card = services.card(session.settings().model_id)
-    good, refused = adversarial.attackable(card, attacking.structures())
+    if not any(s.periodic for s in attacking.structures()):
+        attacking.changes().pop("strain", None)
+    good, refused = adversarial.attackable(card, attacking.structures(), bool(attacking.changes().get("strain")))
     for failure in refused:
         failed(failure)
     if len(session.structures()) > attacking.MOST_AT_ONCE:
