@@ -45,7 +45,7 @@ def show(run: runs.Run) -> None:
         return
     try:
         found = attacking.attack(run)
-        _ended(run)
+        _ended(run, found)
         _details(run.id)
         _truth(run, found)
         _take_away(run, found)
@@ -118,14 +118,19 @@ def _stop(run_id: str) -> None:
 # ---- when it has ended ---------------------------------------------------------------------------------------------
 
 
-def _ended(run: runs.Run) -> None:
+def _ended(run: runs.Run, found: Adversarial) -> None:
     if run.state == "done":
         return
     with st.container(border=True, key="not-finished"):
         if run.state == "failed":
             st.error(f"**{plain(run.error or 'The run failed.')}** {plain(run.hint or '')}", icon=":material/error:")
         else:
-            st.markdown(f":material/stop_circle: **Stopped** at {plain(run.text)}. What was made is kept.")
+            when = (
+                f"after {run.done:,.0f} of {run.total:,.0f} steps. What was made is kept."
+                if found.n_steps
+                else "before it began: nothing was made."
+            )
+            st.markdown(f":material/stop_circle: **Stopped** {when}")
         if owner.may_change(run):
             st.button("Go on", icon=":material/play_arrow:", on_click=_go_on, args=(run.id,), key="go_on")
 
@@ -154,6 +159,8 @@ def _details(run_id: str) -> None:
     st.markdown(f"#### {plain(adversarial.sentence(found))}")
     if adversarial.shortage(found):
         st.info(plain(adversarial.shortage(found)), icon=":material/info:")
+    for sentence in adversarial.without(found):
+        st.info(plain(sentence), icon=":material/info:")
     _metrics(found)
     _how_it_began(found)
     items = adversarial.dataset(found)

@@ -129,7 +129,8 @@ def test_stopped_attack_keeps_what_was_made_and_goes_on(app, workshop):
     workshop.stop_midway()
     app.run()
     assert not app.exception
-    assert "What was made is kept" in words(app)
+    [run] = [r for r in runs.list_runs(runs.Viewer.operator()) if r.task == "attack"]
+    assert f"after {run.done:,.0f} of {run.total:,.0f} steps. What was made is kept" in words(app)
     before = attacks.of_run(only_run()).n_steps
     assert before > 0
     workshop.hold = False
@@ -137,6 +138,15 @@ def test_stopped_attack_keeps_what_was_made_and_goes_on(app, workshop):
     assert not app.exception
     done = next(r for r in runs.list_runs(runs.Viewer.operator()) if r.state == "done")
     assert attacks.of_run(done).n_steps > before
+
+
+def test_stopped_before_it_began_has_made_nothing(app, workshop):
+    workshop.hold = True
+    start(quick(open_example(app)))
+    runs.cancel(runs.Viewer.operator(), only_run().id)
+    app.run()
+    assert not app.exception
+    assert "before it began: nothing was made" in words(app)
 
 
 def test_too_few_are_explained(app):
