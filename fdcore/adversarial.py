@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from fdcore import delta
 from fdcore.attack.ascent import NO_FORCE_DELTA
 from fdcore.attack.selection import Selected, select
 from fdcore.attack.settings import Choice
+from fdcore.human import three_digits
 from fdcore.records import Structure
 from fdcore.spec import Spec
 from fdcore.store.series import open_series, read_notes, read_table
@@ -113,6 +114,12 @@ class Adversarial:
         return AttackParameters.of(self.spec)
 
     @property
+    def all_parameters(self) -> dict[str, Any]:
+        """Every parameter as it was in force, those at their default too. alpha and beta are None where each start had its own."""
+        known = self.parameters
+        return {f.name: getattr(known, f.name) for f in fields(known)} | {"starts": self.starts}
+
+    @property
     def n_steps(self) -> int:
         """Structures visited so far."""
         return len(self.steps["step"]) if self.steps else 0
@@ -182,6 +189,7 @@ class Adversarial:
             self.steps["allowed"] > 0,
             self.steps["environments"].astype(np.float64) / units[:, None],
             choice,
+            self.steps["parent"].astype(np.int64),
         )
 
     def name_of(self, parent: int) -> str:
@@ -295,13 +303,13 @@ def sentence(attack: Adversarial) -> str:
         best = float(attack.rises[attack.steps["allowed"] > 0].max(initial=0.0))
         return (
             f"No structure has reached {parameters.rise:g} times the disagreement of its start within the bounds; the highest so far is "
-            f"{best:.2g} times."
+            f"{three_digits(best)} times."
         )
     rises = attack.rises[list(chosen.rows)]
     above = attack.steps["above_eV_per_atom"][list(chosen.rows)]
     # Where both forces vanish at the start there is nothing to be a multiple of.
     times = (
-        f"{rises.min():.2g} to {rises.max():.2g} times as far as at the start"
+        f"{three_digits(rises.min())} to {three_digits(rises.max())} times as far as at the start"
         if np.isfinite(rises).all()
         else ("where they agreed at the start")
     )
@@ -309,6 +317,29 @@ def sentence(attack: Adversarial) -> str:
         f"{n} structure{'' if n == 1 else 's'} on which the two forces disagree {times}, at most {above.max():.2g} eV/atom above it, "
         "no two alike."
     )
+
+
+def without(attack: Adversarial) -> list[str]:
+    """Which of several structures are not in the dataset, and why, one sentence each; empty where all are, or none."""
+    if attack.result is None or len(attack.structures) < 2 or not attack.selected.rows:
+        return []
+    given = set(attack.steps["parent"][list(attack.selected.rows)].tolist())
+    out = []
+    for parent in range(len(attack.structures)):
+        if parent in given or (parent in attack.origins and attack.origins[parent].problem):
+            continue
+        own = (attack.steps["parent"] == parent) & (attack.steps["allowed"] > 0)
+        best = float(attack.rises[own].max(initial=0.0))
+        if best < attack.parameters.rise:
+            why = (
+                f"the highest it reached within the bounds is {three_digits(best)} times the disagreement of its start"
+            )
+        elif len(attack.selected.rows) == attack.parameters.count:
+            why = "the others rose more, and no more structures were asked for"
+        else:
+            why = "all of its structures are too much like one of the dataset"
+        out.append(f"Nothing from {attack.name_of(parent)}: {why}.")
+    return out
 
 
 def shortage(attack: Adversarial) -> str:

@@ -77,6 +77,7 @@ def row_of(attack: Adversarial, item: Found, truths: Truths = {}) -> dict[str, A
         "model_energy_eV": item.energy,
         "above_origin_eV_per_atom": item.above_eV_per_atom,
         "boltzmann_weight": item.weight,
+        "boltzmann_weight_temperature_K": float(attack.temperature_K),
         "closest_A": _finite(item.closest_A),
         "closest_share": _finite(item.closest_share),
         "largest_force_eV_per_A": item.fmax,
@@ -259,8 +260,10 @@ def document(
     items = adversarial.dataset(attack)
     return {
         "spec": json.loads(attack.spec.to_json()),
+        "parameters": attack.all_parameters,
         "text": adversarial.sentence(attack),
         "shortage": adversarial.shortage(attack),
+        "without": adversarial.without(attack),
         "origins": [
             {
                 "name": attack.name_of(o.parent),
@@ -343,6 +346,7 @@ def archived(
     labels = LABELLED.format(reference=reference) if compared else UNLABELLED
     about = {
         "spec": json.loads(canonical(json.loads(attack.spec.to_json()))),
+        "parameters": attack.all_parameters,
         "provenance": dict(provenance or {}),
         "dft_set": {"name": dft_set, "for": DFT_SETS[dft_set]},
         "reference": reference or None,

@@ -39,10 +39,14 @@ from fdcore.truth import Compared
 BESIDE = "-reference"
 TEXTS = ("json", "csv", "out", "cif")
 BINARIES = ("db", "zip")
+# What holds the dataset and nothing else.
+DATASETS = ("out", "csv", "cif", "db", "vasp")
 
 
 def run(arguments: argparse.Namespace, results: TextIO) -> int:
     """`fdcore attack`."""
+    if arguments.labels is not None and arguments.reference is not None:
+        raise UsageError("--labels and --reference both say what the truth is.", "Give one of them.")
     card = _begin(arguments, (*TEXTS, *BINARIES, "record"))
     reference = _reference(arguments.reference)
     if arguments.vasp is not None and Path(arguments.vasp).exists():
@@ -50,20 +54,30 @@ def run(arguments: argparse.Namespace, results: TextIO) -> int:
     labelled = None if arguments.labels is None else read_structures([arguments.labels])
     parsed = read_structures(arguments.files)
     complete = [services.with_charge_spin(s, arguments.charge, arguments.spin) for s in parsed.structures]
-    structures, refused = attacks.attackable(card, complete)
+    structures, refused = attacks.attackable(card, complete, getattr(arguments, "strain", False))
     failures = [*parsed.failures, *refused, *(() if labelled is None else labelled.failures)]
     if not structures:
         write(arguments.json, lambda: _nothing(failures), results)
         print_failures(failures)
+        _say_unwritten(arguments, DATASETS)
         return EXIT_PARTLY
     model = ModelChoice(card.id, arguments.dtype, arguments.device)
     spec = runs.spec_of("attack", structures, model, _parameters(arguments), seed=arguments.seed)
     loaded = _Loaded(card, arguments)
     compared: list[Compared] = []
     name = ""
+    unwritten: list[str] = []
+    missed: list[Failure] = []
     with record(arguments.record, spec) as (folder, previous):
         outcome = carry_out(spec, structures, loaded, folder, previous)
         found = adversarial.read(folder, spec, structures, outcome.summary)
+        failures += _left_out(arguments, found)
+        settings: dict[str, Any] = {}
+        if loaded.model is not None:
+            settings = {**services.settings(loaded.model), "seed": arguments.seed, "spec_sha256": spec.sha256}
+            # Whatever becomes of a comparison: what was made is there.
+            unwritten = _write(arguments, found, failures, settings, (), "", None)
+            _write_vasp(arguments, found)
         if outcome.state == "done" and (reference or labelled is not None):
             wanted = [s for s, _ in attacks.labelled(found, labelled.structures)] if labelled is not None else []
             name = LABELS if labelled is not None else reference
@@ -82,18 +96,17 @@ def run(arguments: argparse.Namespace, results: TextIO) -> int:
                 second = runs.spec_of("truth", wanted, model, {"reference": name})
                 with record(beside, second) as (there, earlier):
                     outcome = carry_out(second, wanted, loaded, there, earlier, unit="structure")
-                    compared, failed = truths.read(there, wanted)
-                failures += failed
+                    compared, missed = truths.read(there, wanted)
         if loaded.model is not None:
-            settings = {**services.settings(loaded.model), "seed": arguments.seed, "spec_sha256": spec.sha256}
-            _write(arguments, found, failures, settings, compared, _called(name), results)
+            _write(arguments, found, [*failures, *missed], settings, compared, _called(name), results)
             if not any(getattr(arguments, place) == "-" for place in TEXTS):
                 _print(found, compared, _called(name), results)
-        print_failures(failures)
-        _say(outcome, arguments.record)
+        print_failures([*failures, *_by_reason(missed)])
+        _say_unwritten(arguments, unwritten)
+        _say(outcome, arguments.record, found.n_steps)
     if outcome.state == "cancelled":
         return EXIT_STOPPED
-    return EXIT_PARTLY if failures or outcome.state == "failed" else EXIT_OK
+    return EXIT_PARTLY if failures or missed or unwritten or outcome.state == "failed" else EXIT_OK
 
 
 def truth(arguments: argparse.Namespace, results: TextIO) -> int:
@@ -113,7 +126,6 @@ def truth(arguments: argparse.Namespace, results: TextIO) -> int:
     with record(arguments.record, spec) as (folder, previous):
         outcome = carry_out(spec, complete, loaded, folder, previous, unit="structure")
         compared, failed = truths.read(folder, complete)
-    failures += failed
     bands = truths.bands(compared)
     if loaded.model is not None:
         document = {
@@ -122,7 +134,7 @@ def truth(arguments: argparse.Namespace, results: TextIO) -> int:
             "text": truths.sentence(bands, _called(reference)),
             "bands": truths.band_rows(bands),
             "results": truths.as_rows(compared),
-            "errors": [failure_row(f) for f in failures],
+            "errors": [failure_row(f) for f in [*failures, *failed]],
             "provenance": services.settings(loaded.model),
         }
         text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
@@ -130,11 +142,11 @@ def truth(arguments: argparse.Namespace, results: TextIO) -> int:
         write(arguments.csv, lambda: pd.DataFrame(truths.as_rows(compared)).to_csv(index=False), results)
         if "-" not in (arguments.json, arguments.csv):
             _print_bands(compared, _called(reference), results)
-    print_failures(failures)
-    _say(outcome, arguments.record)
+    print_failures([*failures, *_by_reason(failed)])
+    _say(outcome, arguments.record, len(compared))
     if outcome.state == "cancelled":
         return EXIT_STOPPED
-    return EXIT_PARTLY if failures or outcome.state == "failed" else EXIT_OK
+    return EXIT_PARTLY if failures or failed or outcome.state == "failed" else EXIT_OK
 
 
 # ---- what was asked ------------------------------------------------------------------------------------------------
@@ -199,9 +211,15 @@ def _write(
     settings: dict[str, Any],
     compared: Sequence[Compared],
     reference: str,
-    results: TextIO,
-) -> None:
+    results: TextIO | None,
+) -> list[str]:
+    """Every document that was asked for; without `results` not the one for standard output. Returns the options of those that there is
+    nothing to write to: an empty file is no dataset."""
     known = truths.by_content(compared)
+    items = adversarial.dataset(found)
+    empty = [] if items else [place for place in DATASETS if getattr(arguments, place) is not None]
+    if items and not any(item.structure.periodic for item in items):
+        empty = [place for place in ("cif", "vasp") if getattr(arguments, place) is not None]
     texts = {
         "json": lambda: adversarial_files.document_json(found, failures, settings, compared, reference),
         "csv": lambda: adversarial_files.dataset_csv(found, known),
@@ -209,19 +227,60 @@ def _write(
         "cif": lambda: adversarial_files.dataset_cif(found),
     }
     for place, text in texts.items():
-        write(getattr(arguments, place), text, results)
-    if arguments.db is not None:
+        path = getattr(arguments, place)
+        if path is not None and place not in empty and (path != "-" or results is not None):
+            write(path, text, results or sys.stdout)
+    if arguments.db is not None and "db" not in empty:
         Path(arguments.db).write_bytes(adversarial_files.dataset_db(found, known))
     if arguments.zip is not None:
         content = adversarial_files.dataset_zip(found, settings, compared, reference, arguments.dft_set)
         Path(arguments.zip).write_bytes(content)
+    return empty
+
+
+def _write_vasp(arguments: argparse.Namespace, found: Adversarial) -> None:
+    """A folder for each crystal of the dataset."""
     if arguments.vasp is not None:
-        for item in adversarial.dataset(found):
+        for item in (i for i in adversarial.dataset(found) if i.structure.periodic):
             folder = Path(arguments.vasp) / adversarial_files.identity(item)
             files = adversarial_files.vasp_folder(item, arguments.dft_set)
             folder.mkdir(parents=True)
             for name, text in files.items():
                 (folder / name).write_text(text, encoding="utf-8")
+
+
+def _left_out(arguments: argparse.Namespace, found: Adversarial) -> list[Failure]:
+    """Molecules of the dataset, where files are wanted that only hold crystals; one failure per given structure."""
+    wanted = [f"--{place}" for place in ("cif", "vasp", "zip") if getattr(arguments, place) is not None]
+    molecules = [i.parent for i in adversarial.dataset(found) if not i.structure.periodic]
+    if not wanted:
+        return []
+    return [
+        Failure(
+            found.structures[parent].file,
+            f"{found.structures[parent].formula} is a molecule: left out of the CIF and VASP inputs of {', '.join(wanted)} "
+            f"({molecules.count(parent)} of the dataset).",
+            "Use the extended xyz.",
+            found.structures[parent].index,
+        )
+        for parent in dict.fromkeys(molecules)
+    ]
+
+
+def _by_reason(failures: Sequence[Failure]) -> list[Failure]:
+    """Those with the same reason as one, with their number."""
+    alike: dict[tuple[str, str], list[Failure]] = {}
+    for failure in failures:
+        alike.setdefault((failure.error, failure.hint), []).append(failure)
+    return [
+        same[0] if len(same) == 1 else Failure(f"{len(same)} structures", *reason) for reason, same in alike.items()
+    ]
+
+
+def _say_unwritten(arguments: argparse.Namespace, places: Sequence[str]) -> None:
+    wanted = [f"--{place}" for place in places if getattr(arguments, place) is not None]
+    if wanted:
+        print(f"fdcore: no structure for it was made, so nothing was written for {', '.join(wanted)}", file=sys.stderr)
 
 
 def _nothing(failures: Sequence[Failure]) -> str:
@@ -241,7 +300,8 @@ def _print(found: Adversarial, compared: Sequence[Compared], reference: str, out
     for why in rattled:
         print(f"  displaced at random by {max(found.parameters.rattle_A, 0.01):g} Å: {why}", file=out)
     ends = ", ".join(f"{adversarial.ENDINGS[k]} {n}" for k, n in found.endings.items())
-    print(f"\n{found.n_steps} structures visited by {len(found.climbs)} starts ({ends})", file=out)
+    by = f"{len(found.climbs)} starts" + (f" ({ends})" if ends else "")
+    print(f"\n{found.n_steps} structures visited by {by}", file=out)
     items = adversarial.dataset(found)
     if items:
         print(f"\n{'structure':<18}{'U_Delta':>9}{'times':>8}{'eV/atom above':>15}{'closest':>9}{'from':>6}", file=out)
@@ -254,6 +314,8 @@ def _print(found: Adversarial, compared: Sequence[Compared], reference: str, out
     print(f"\n{adversarial.sentence(found)}", file=out)
     if adversarial.shortage(found):
         print(adversarial.shortage(found), file=out)
+    for sentence in adversarial.without(found):
+        print(sentence, file=out)
     if compared:
         _print_bands(compared, reference, out)
     model = found.spec.model
@@ -275,11 +337,12 @@ def _r(found: Any) -> str:
     return "–" if found.r_s is None else f"{found.r_s:.2f} ({found.low:.2f} to {found.high:.2f})"
 
 
-def _say(outcome: Outcome, kept: str | None) -> None:
+def _say(outcome: Outcome, kept: str | None, made: int) -> None:
     if outcome.note:
         print(f"fdcore: {outcome.note}", file=sys.stderr)
     if outcome.state == "failed":
         print(f"fdcore: {outcome.error} {outcome.hint or ''}".rstrip(), file=sys.stderr)
     if outcome.state == "cancelled":
         way = "the same command goes on from here" if kept else "with --record FOLDER it could be gone on with"
-        print(f"fdcore: stopped; what was made is kept, {way}", file=sys.stderr)
+        what = "what was made is kept" if made else "nothing was made yet"
+        print(f"fdcore: stopped; {what}, {way}", file=sys.stderr)

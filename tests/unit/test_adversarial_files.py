@@ -247,6 +247,10 @@ def test_zip_explains_itself(attack, items):
     first = adversarial_files.identity(items[0])
     assert {f"vasp/{first}/{n}" for n in ("POSCAR", "INCAR", "KPOINTS", "POTCAR.spec", "order.json")} <= names
     assert "What they are not" in readme and "reference CHGNet" in readme
+    given = attack.parameters
+    assert set(about["parameters"]) == set(AttackParameters.__dataclass_fields__) == set(document["parameters"])
+    assert about["parameters"]["window_eV_per_atom"] == given.window_eV_per_atom and about["parameters"]["starts"] == 3
+    assert float(rows[0]["boltzmann_weight_temperature_K"]) == 1000
     assert about["spec"]["seed"] == 3 and about["provenance"]["dtype"] == "float32"
     assert [r["id"] for r in rows] == [adversarial_files.identity(i) for i in items]
     assert float(rows[0]["error_conservative_eV_per_A"]) == pytest.approx(0.2)

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import ase.io
 import numpy as np
 import pytest
-from ase.build import bulk
+from ase.build import bulk, molecule
 
 from fdcore import adversarial_files
+from fdcore.attack import references
 from fdcore.cli import main
 from fdcore.cli.parser import DFT_SETS, build_parser
 from fdcore.services import adversarial as attacks
 from fdcore.services import runs
 from fdcore.spec import ModelChoice
+from fdcore.store.series import read_table
 from fdcore.tasks.attack import AttackParameters
 
+ROOT = Path(__file__).parents[2]
 QUICK = ["--device", "cpu", "--steps", "6", "--starts", "2", "--count", "3", "--rise", "1.5", "--relax-fmax", "none"]
 
 
@@ -47,7 +56,9 @@ def test_attack_writes_every_format_and_a_document(salt, tmp_path, capfd):
     assert all(p.stat().st_size > 100 for p in places.values())
     folders = sorted(p.name for p in (tmp_path / "vasp").iterdir())
     assert folders == sorted(r["id"] for r in document["results"])
-    assert "METAGGA" not in (tmp_path / "vasp" / folders[0] / "INCAR").read_text()
+    # Unlike the default set, MatPES has a cutoff of 680 eV and KSPACING.
+    incar = (tmp_path / "vasp" / folders[0] / "INCAR").read_text()
+    assert "680" in incar and "KSPACING" in incar and "METAGGA" not in incar
 
 
 def test_json_to_standard_output_is_one_document(salt, capfd):
@@ -55,13 +66,32 @@ def test_json_to_standard_output_is_one_document(salt, capfd):
     assert len(json.loads(capfd.readouterr().out)["results"]) == 3
 
 
-def test_same_command_goes_on_from_its_record_and_finds_the_same(salt, tmp_path, capfd):
+def test_interrupted_it_goes_on_from_its_record_and_finds_the_same(salt, tmp_path, capfd):
+    """Ctrl-C, then the same command: the dataset is that of a run nobody touched."""
+    asked = ["attack", str(salt), *QUICK, "--steps", "60", "--patience", "60"]
     kept = ["--record", str(tmp_path / "kept"), "--json", "-"]
-    assert main(["attack", str(salt), *QUICK, *kept]) == 0
-    first = json.loads(capfd.readouterr().out)
-    assert main(["attack", str(salt), *QUICK, *kept]) == 0
-    assert json.loads(capfd.readouterr().out)["results"] == first["results"]
-    assert main(["attack", str(salt), *QUICK, "--seed", "1", *kept]) == 2
+    command = [sys.executable, "-P", "-m", "fdcore.cli", *asked, "--record", "kept"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    end = time.monotonic() + 120
+    while len(read_table(tmp_path / "kept" / "1", "steps").get("step", ())) < 4:
+        assert time.monotonic() < end and process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "goes on from here" in said, said
+    assert "visited by" in out and "()" not in out
+    before = len(read_table(tmp_path / "kept" / "1", "steps")["step"])
+    assert main([*asked, *kept]) == 0
+    again = json.loads(capfd.readouterr().out)
+    assert main([*asked, "--json", "-"]) == 0
+    whole = json.loads(capfd.readouterr().out)
+    assert 4 <= before < whole["visited"] == again["visited"]
+    assert again["results"] == whole["results"] and again["starts"] == whole["starts"]
+    capfd.readouterr()
+    assert main([*asked, "--seed", "1", *kept]) == 2
     assert "record of another run" in capfd.readouterr().err
 
 
@@ -87,6 +117,66 @@ def test_reference_named_on_the_command_line(salt, tmp_path, capfd):
     # The labels are those of the reference.
     frames = ase.io.read(out, ":")
     assert all("forces" in a.calc.results for a in frames)
+
+
+def test_reference_that_cannot_be_made_leaves_the_dataset(salt, tmp_path, capfd, monkeypatch):
+    (tmp_path / "broken_refs.py").write_text("def broken():\n    raise RuntimeError('no licence')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    named, out = ["--reference", "broken_refs:broken"], tmp_path / "kept.extxyz"
+    assert main(["attack", str(salt), *QUICK, *named, "--out", str(out)]) == 1
+    printed = capfd.readouterr()
+    assert len(ase.io.read(out, ":")) == 3 and "3 structures on which" in printed.out
+    assert "could not be made (RuntimeError: no licence)" in printed.err and "Traceback" not in printed.err
+    assert main(["truth", str(salt), *named, "--device", "cpu"]) == 1
+    assert "no licence" in capfd.readouterr().err
+
+
+def test_reference_that_fails_alike_is_told_once(salt, capfd, monkeypatch):
+    class Strict:
+        def get_potential_energy(self, atoms, **_):
+            raise KeyError("Na")
+
+    monkeypatch.setitem(references.REFERENCES, "strict", references.Reference("strict", "Strict", "", "", "", Strict))
+    assert main(["attack", str(salt), *QUICK, "--reference", "strict"]) == 1
+    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("failed:")]
+    assert len(said) == 1 and " structures: Strict failed on Cl4Na4" in said[0].replace("Na4Cl4", "Cl4Na4")
+
+
+@pytest.fixture
+def water(tmp_path):
+    path = tmp_path / "water.xyz"
+    ase.io.write(path, molecule("H2O"))
+    return path
+
+
+def test_molecules_are_left_out_of_crystal_files(salt, water, tmp_path, capfd):
+    asked = ["attack", str(salt), str(water), *QUICK, "--rise", "1.0", "--count", "4", "--starts", "4"]
+    places = {n: tmp_path / f"d.{n}" for n in ("cif", "zip", "json")}
+    files = [x for n, path in places.items() for x in (f"--{n}", str(path))]
+    assert main([*asked, *files, "--vasp", str(tmp_path / "vasp")]) == 1
+    assert "H2O is a molecule: left out" in capfd.readouterr().err
+    document = json.loads(places["json"].read_text())
+    # Both files give as many.
+    assert [r["parent"] for r in document["results"]].count("water.xyz") == 2 and len(document["results"]) == 4
+    assert "is a molecule" in document["errors"][0]["error"] and document["without"] == []
+    assert len(list((tmp_path / "vasp").iterdir())) == len(ase.io.read(places["cif"], ":")) == 2
+    alone = ["attack", str(water), *QUICK, "--rise", "1.0", "--cif", str(tmp_path / "none.cif")]
+    assert main(alone) == 1
+    assert "nothing was written for --cif" in capfd.readouterr().err and not (tmp_path / "none.cif").exists()
+
+
+def test_only_crystals_are_strained(salt, water, tmp_path, capfd):
+    out = tmp_path / "d.extxyz"
+    assert main(["attack", str(salt), str(water), *QUICK, "--strain", "--out", str(out)]) == 1
+    said = capfd.readouterr().err
+    assert "water.xyz" in said and "Only a crystal has a cell that can be strained" in said
+    assert {a.info["parent"] for a in ase.io.read(out, ":")} == {"salt.extxyz"}
+
+
+def test_no_structure_is_no_file(salt, tmp_path, capfd):
+    out = tmp_path / "d.extxyz"
+    assert main(["attack", str(salt), *QUICK, "--rise", "500", "--steps", "1", "--out", str(out)]) == 1
+    assert "nothing was written for --out" in capfd.readouterr().err and not out.exists()
 
 
 def test_labels_come_back(salt, tmp_path, capfd):
@@ -126,6 +216,8 @@ def test_labels_come_back(salt, tmp_path, capfd):
 def test_wrong_usage_is_known_before_anything_runs(salt, tmp_path, capfd):
     for options, words in (
         (["--reference", "dance"], "no reference"),
+        (["--reference", "lj", "--labels", "x.extxyz"], "Give one of them"),
+        (["--reference", "builtins:dict"], "has no get_potential_energy"),
         (["--reference", "no.module:Thing"], "cannot be imported"),
         (["--db", "-"], "needs a path"),
         (["--out", "-", "--json", "-"], "Only one document"),
