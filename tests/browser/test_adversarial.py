@@ -45,13 +45,14 @@ def test_ten_structures_are_made_and_open_in_ase(server, open_page, tmp_path):
     assert len(rows) == len(crystals) == 10
     document = json.loads(_download(page, "JSON", tmp_path).read_text())
     [origin] = document["origins"]
+    displaced = max(s["force_delta_eV_per_A"][0] for s in document["starts"])
     for atoms, row, crystal, result in zip(frames, rows, crystals, document["results"], strict=True):
         assert atoms.info["id"] == row.name == result["id"]
         np.testing.assert_allclose(row.positions, atoms.positions, atol=1e-6)
         assert crystal.get_chemical_formula() == atoms.get_chemical_formula() == "Cl4Na4"
-        # Both forces of the perfect crystal vanish, so every multiple of its U_Delta is reached at once: from its own step 0, too.
-        first = document["starts"][atoms.info["start"]]["force_delta_eV_per_A"][0]
-        assert atoms.info["force_delta_eV_per_A"] >= 5 * first > 5 * origin["force_delta_eV_per_A"]
+        assert atoms.info["force_delta_eV_per_A"] >= 5 * origin["force_delta_eV_per_A"]
+        # Any displacement of a perfect crystal does that: the climb does more than a random one, which is step 0.
+        assert atoms.info["force_delta_eV_per_A"] >= 3 * displaced
         assert atoms.info["above_origin_eV_per_atom"] < 0.5
         assert closest_pair(Structure.from_atoms(atoms)).share >= 0.7
     with zipfile.ZipFile(_download(page, "All as zip", tmp_path)) as archive:
