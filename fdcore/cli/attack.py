@@ -27,6 +27,7 @@ from fdcore.cli.output import (
 )
 from fdcore.errors import UsageError
 from fdcore.export import failure_row
+from fdcore.human import three_digits
 from fdcore.records import Failure, ModelCard
 from fdcore.services import adversarial as attacks
 from fdcore.services import runs
@@ -307,7 +308,7 @@ def _print(found: Adversarial, compared: Sequence[Compared], reference: str, out
         print(f"\n{'structure':<18}{'U_Delta':>9}{'times':>8}{'eV/atom above':>15}{'closest':>9}{'from':>6}", file=out)
     for item in items:
         print(
-            f"{adversarial_files.identity(item):<18}{item.force_delta:>9.3f}{item.rise:>8.3g}{item.above_eV_per_atom:>15.3f}"
+            f"{adversarial_files.identity(item):<18}{item.force_delta:>9.3f}{three_digits(item.rise):>8}{item.above_eV_per_atom:>15.3f}"
             f"{item.closest_share:>9.2f}  {found.name_of(item.parent)}",
             file=out,
         )

@@ -105,6 +105,16 @@ def test_what_is_missing_is_said(salt, model, tmp_path):
     assert "dataset.extxyz" not in files and json.loads(str(files["attack.json"]))["results"] == []
 
 
+def test_a_file_that_gave_nothing_is_named(salt, model, tmp_path):
+    other = replace(salt, positions=salt.positions + 0.02 * np.sin(np.arange(24)).reshape(8, 3), file="other.cif")
+    found = attack_on([salt, other], model, tmp_path / "1", count=1, starts=2, steps=3, rise=1.0)
+    [said] = adversarial.without(found)
+    absent = next(n for k, n in enumerate(("salt.cif", "other.cif")) if k != adversarial.dataset(found)[0].parent)
+    assert said.startswith(f"Nothing from {absent}: ") and said in adversarial_files.document(found)["without"]
+    strict = replace(found, spec=replace(found.spec, parameters={**found.spec.parameters, "count": 4}))
+    assert adversarial.without(strict) == [] and len({i.parent for i in adversarial.dataset(strict)}) == 2
+
+
 def test_a_run_so_far_can_be_read(attack, salt, tmp_path):
     nothing = adversarial.read(None, attack.spec, [salt], None)
     assert nothing.selected.rows == () and adversarial.dataset(nothing) == []

@@ -157,7 +157,7 @@ def test_molecules_are_left_out_of_crystal_files(salt, water, tmp_path, capfd):
     assert "H2O is a molecule: left out" in capfd.readouterr().err
     document = json.loads(places["json"].read_text())
     # Both files give as many.
-    assert [r["parent"] for r in document["results"]].count("water.xyz") == 2 and len(document["results"]) == 4
+    assert sorted(Path(r["parent"]).stem for r in document["results"]) == ["salt", "salt", "water", "water"]
     assert "is a molecule" in document["errors"][0]["error"] and document["without"] == []
     assert len(list((tmp_path / "vasp").iterdir())) == len(ase.io.read(places["cif"], ":")) == 2
     alone = ["attack", str(water), *QUICK, "--rise", "1.0", "--cif", str(tmp_path / "none.cif")]
@@ -170,7 +170,7 @@ def test_only_crystals_are_strained(salt, water, tmp_path, capfd):
     assert main(["attack", str(salt), str(water), *QUICK, "--strain", "--out", str(out)]) == 1
     said = capfd.readouterr().err
     assert "water.xyz" in said and "Only a crystal has a cell that can be strained" in said
-    assert {a.info["parent"] for a in ase.io.read(out, ":")} == {"salt.extxyz"}
+    assert {Path(a.info["parent"]).name for a in ase.io.read(out, ":")} == {"salt.extxyz"}
 
 
 def test_no_structure_is_no_file(salt, tmp_path, capfd):
