@@ -1,6 +1,6 @@
 # `make app` and `make test` do everything on a machine that has git and a Python with pip.
 .DEFAULT_GOAL := help
-.PHONY: help app test install install-dev check lint browser lock clean
+.PHONY: help app test install install-dev check browser postgres lock clean
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -27,6 +27,7 @@ help:
 	@echo "make install  the environment alone (.venv); TORCH=cpu leaves CUDA out"
 	@echo "make check    lint, types, import directions"
 	@echo "make browser  the headless browser for the browser tests (Debian, needs root)"
+	@echo "make postgres the server for the tests of several machines (Debian, needs root)"
 	@echo "make lock     compile requirements*.txt anew from pyproject.toml"
 
 app: install
@@ -67,6 +68,9 @@ $(UV):
 
 browser:
 	apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core
+
+postgres:
+	apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql
 
 lock: | $(UV)
 	$(UV) pip compile --quiet --universal --python-version 3.12 pyproject.toml -o requirements.txt

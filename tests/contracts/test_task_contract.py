@@ -115,7 +115,7 @@ def _job(name: str) -> Job:
         choice = ModelChoice(services.default_model_id())
         spec = Spec(name, choice, stored.inputs_sha256(inputs), len(inputs), MOTION[name], seed=5)
         return Job(spec, inputs, Arithmetic(services.card(choice.id), "cpu", "float64"))
-    raise NotImplementedError(f"say here how a small {name} is asked for")
+    pytest.fail(f"a new task: say here how a small {name} is asked for, and the contract runs over it")
 
 
 class Record:

@@ -37,7 +37,7 @@ class Server:
     def __init__(self, folder: Path) -> None:
         self.initdb, self.pg_ctl = _binary("initdb"), _binary("pg_ctl")
         if not self.initdb or not self.pg_ctl:
-            pytest.skip("no PostgreSQL on this machine (Debian: postgresql)")
+            pytest.skip("no PostgreSQL server on this machine: `make postgres` installs it (Debian, needs root)")
         self.folder = folder
         self.as_user: list[str] = []
         if os.getuid() == 0:
