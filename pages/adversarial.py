@@ -9,8 +9,7 @@ from pages.parts.model_picker import model_picker
 from pages.parts.structure_picker import structure_picker
 
 running.be_ready()
-attacking.read_address()
-attacking.show_address()
+run = attacking.at_address()
 
 st.title("Where does this model contradict itself most?", anchor=False)
 structures, model = st.columns([3, 2], gap="large")
@@ -27,7 +26,6 @@ if not session.structures():
     attack_settings.nothing_readable()
     st.stop()
 
-run = attacking.shown()
 if run is None:
     attack_settings.ask()
 else:

@@ -9,9 +9,7 @@ from pages.parts.model_picker import model_picker
 from pages.parts.structure_picker import structure_picker
 
 running.be_ready()
-moving.read_address()
-run = moving.shown()
-moving.show_address()
+run = moving.at_address()
 
 st.title("What does the disagreement do to a simulation?", anchor=False)
 structures, model = st.columns([3, 2], gap="large")

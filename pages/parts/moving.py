@@ -6,15 +6,13 @@ from typing import Any
 
 import streamlit as st
 
-from fdcore.errors import FdcoreError, UnknownRunError
 from fdcore.motion import TASKS, Motion
 from fdcore.records import Structure
 from fdcore.services import dynamics, runs
-from pages.parts import owner, session
+from pages.parts import session
+from pages.parts.followed import Followed
 
 KINDS = {"md": "Dynamics", "relax": "Relaxation", "mts-advisor": "MTS advisor"}
-# Motions read per person: enough to compare several runs without reading again.
-KEPT_MOTIONS = 8
 MOST_IN_A_BATCH = 64
 
 
@@ -85,47 +83,14 @@ def chosen() -> list[Structure]:
 
 # ---- the run that is shown -----------------------------------------------------------------------------------------
 
+_followed = Followed("motion", TASKS, "The simulation", ("fd_motion_paused", "fd_motion_moment"))
+forget, shown, share_key = _followed.forget, _followed.shown, _followed.share_key
+
 
 def follow(run: runs.Run, share: str = "") -> None:
     """Show this run; the address names it."""
-    st.session_state["fd_motion_run"] = (run.id, share)
+    _followed.follow(run, share)
     st.session_state["fd_motion_kind"] = run.task
-    st.session_state["fd_motion_question"] = _question()
-    st.session_state.pop("fd_motion_moment", None)
-
-
-def forget() -> None:
-    """Show no run: another question is about to be asked."""
-    st.session_state.pop("fd_motion_run", None)
-    st.session_state.pop("fd_motion_paused", None)
-
-
-def _question() -> tuple[str, session.Settings]:
-    current = session.choice()
-    return (current.key if current else "", session.settings())
-
-
-def shown() -> runs.Run | None:
-    """The run that is shown, as it is now; None when there is none, or when another structure or model was chosen since."""
-    known = st.session_state.get("fd_motion_run")
-    if known is None:
-        return None
-    try:
-        run = runs.get(owner.viewer(), *known)
-    except UnknownRunError:
-        forget()
-        return None
-    if st.session_state.get("fd_motion_question") == _question():
-        return run
-    forget()
-    if run.active:
-        st.toast("The simulation goes on; the Runs page has it.", icon=":material/history:")
-    return None
-
-
-def share_key() -> str:
-    known = st.session_state.get("fd_motion_run")
-    return known[1] if known else ""
 
 
 def open_run(run: runs.Run, share: str = "") -> None:
@@ -139,43 +104,14 @@ def open_run(run: runs.Run, share: str = "") -> None:
     follow(run, share)
 
 
-def read_address() -> None:
-    """Once per session: /dynamics?run=... shows that run (&key=... somebody else's, shared)."""
-    wanted = st.query_params.get("run")
-    if wanted and not st.session_state.get("fd_address_read"):
-        try:
-            run = runs.get(owner.viewer(), wanted, st.query_params.get("key", ""))
-        except FdcoreError:
-            run = None
-        if run is not None and run.task in TASKS:
-            st.session_state["fd_address_read"] = True
-            open_run(run, st.query_params.get("key", ""))
-            return
-    session.read_address()
-
-
-def show_address() -> None:
-    """Name what is shown, so that it can be kept and reloaded."""
-    known = st.session_state.get("fd_motion_run")
-    if known is None:
-        session.show_address()
-        return
-    wanted = {"run": known[0], **({"key": known[1]} if known[1] else {})}
-    if st.query_params.to_dict() != wanted:
-        st.query_params.from_dict(wanted)
+def at_address() -> runs.Run | None:
+    """The run that is shown, the address being read and written."""
+    return _followed.at_address(open_run)
 
 
 def motion(run: runs.Run) -> Motion:
-    """What a run has recorded; an ended one is read once."""
-    kept: dict[str, Motion] = st.session_state.setdefault("fd_motions", {})
-    if run.id in kept:
-        return kept[run.id]
-    found = runs.motion_of(run)
-    if not run.active:
-        kept[run.id] = found
-        while len(kept) > KEPT_MOTIONS:
-            kept.pop(next(iter(kept)))
-    return found
+    """What a run has recorded."""
+    return _followed.read(run, runs.motion_of)
 
 
 def moment() -> int | None:
