@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from orb_models.common.atoms.batch.graph_batch import AtomGraphs
+from orb_models.common.models import angular
 from orb_models.common.models.nn_util import ChargeSpinConditioner
 from orb_models.forcefield.forcefield_adapter import ForcefieldAtomsAdapter
 
@@ -589,21 +590,31 @@ def _array(tensor: torch.Tensor) -> NDArray[np.float64]:
 @contextlib.contextmanager
 def _repeatable() -> Iterator[None]:
     """The same numbers to the last bit every time, on a CPU: by default torch adds up gradients of shared rows in whatever
-    order its threads come (2e-7 eV/Å from call to call), and the package's scripted spherical harmonics are compiled anew on their
-    second call in a process, so that a run taken up elsewhere would differ from its first step on (2e-9). Neither costs anything that can
-    be measured. CUDA is left as it is."""
-    with torch.jit.optimized_execution(False):  # type: ignore[reportPrivateImportUsage]
-        if torch.are_deterministic_algorithms_enabled():
-            yield
-            return
-        filling = torch.utils.deterministic.fill_uninitialized_memory
-        torch.utils.deterministic.fill_uninitialized_memory = False
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        try:
-            yield
-        finally:
-            torch.use_deterministic_algorithms(False)
-            torch.utils.deterministic.fill_uninitialized_memory = filling
+    order its threads come (2e-7 eV/Å from call to call). It costs nothing that can be measured. CUDA is left as it is."""
+    if torch.are_deterministic_algorithms_enabled():
+        yield
+        return
+    filling = torch.utils.deterministic.fill_uninitialized_memory
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.utils.deterministic.fill_uninitialized_memory = filling
+
+
+def _plain_harmonics() -> None:
+    """Let the package call its spherical harmonics as the Python that they are written in. As TorchScript they are compiled anew on their
+    second call in a process, whoever makes it: the last bit of F_c would depend on what the process did before (2e-9 eV/Å), and a run taken
+    up by another one would not go on in the same bits. Both are as fast (8.0 ms an evaluation of 8 atoms)."""
+    scripted = angular._spherical_harmonics
+    if isinstance(scripted, torch.jit.ScriptFunction):
+        # Where torch keeps what was scripted, for its own compiler.
+        angular._spherical_harmonics = scripted._torchdynamo_inline
+
+
+_plain_harmonics()
 
 
 def _guarded[T](device: str, run: Callable[[], T]) -> T:
