@@ -607,7 +607,7 @@ def _repeatable() -> Iterator[None]:
 def _plain_harmonics() -> None:
     """Let the package call its spherical harmonics as the Python that they are written in. As TorchScript they are compiled anew on their
     second call in a process, whoever makes it: the last bit of F_c would depend on what the process did before (2e-9 eV/Å), and a run taken
-    up by another one would not go on in the same bits. Both are as fast (8.0 ms an evaluation of 8 atoms)."""
+    up by another one would not go on in the same bits. Both are as fast (measured in turn)."""
     scripted = angular._spherical_harmonics
     if isinstance(scripted, torch.jit.ScriptFunction):
         # Where torch keeps what was scripted, for its own compiler.
