@@ -467,7 +467,8 @@ def advice(motion: Motion) -> Advice:
     for k, leg in legs:
         base, own = drifts[reference], drifts[k]
         within = allowed = None
-        if base is not None and own is not None and complete[reference]:
+        # Of an arm that still runs nothing is known; of one that has ended early it is that it did.
+        if base is not None and own is not None and complete[reference] and (complete[k] or motion.result is not None):
             apart = abs(own.slope - base.slope)
             within = complete[k] and apart <= tolerance
             allowed = within and own.half_width is not None and apart + own.half_width <= tolerance

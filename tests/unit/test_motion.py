@@ -289,6 +289,15 @@ def test_advice_waits_for_all_arms(tmp_path):
     unfinished = replace(found, result=None, tracks={k: v for k, v in found.tracks.items() if k[0] < 3})
     advice = motion.advice(unfinished)
     assert advice.recommended is None and "Not all strides have run yet" in advice.text
+    half = {k: v.columns["step"] <= 200 for k, v in found.tracks.items() if k[0] == 3}
+    running = {
+        k: replace(v, columns={n: c[half[k]] for n, c in v.columns.items()}) if k in half else v
+        for k, v in found.tracks.items()
+    }
+    arms = motion.advice(replace(found, result=None, tracks=running)).arms
+    assert arms[2].allowed is None and arms[1].allowed is not None, (
+        "an arm that still runs is neither within nor without"
+    )
 
 
 # ---- charts --------------------------------------------------------------------------------------------------------
