@@ -48,6 +48,9 @@ ENV PATH=/opt/venv/bin:$PATH \
     CACHED_PATH_CACHE_ROOT=/models/cached_path \
     HF_HOME=/models/huggingface \
     WARP_CACHE_PATH=/models/warp \
+    FDCORE_ENVIRONMENTS=/models/environments \
+    UV_CACHE_DIR=/models/uv \
+    UV_PYTHON_INSTALL_DIR=/models/python \
     FDCORE_DATA=/data
 USER 10001:10001
 VOLUME ["/data", "/models"]

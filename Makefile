@@ -74,7 +74,12 @@ postgres:
 
 lock: | $(UV)
 	$(UV) pip compile --quiet --universal --python-version 3.12 pyproject.toml -o requirements.txt
-	$(UV) pip compile --quiet --universal --python-version 3.12 --group dev -c requirements.txt -o requirements-dev.txt
+	# What torch brings is in the file above, or left out with TORCH=cpu.
+	$(UV) pip compile --quiet --universal --python-version 3.12 --no-annotate --group dev -c requirements.txt -o requirements-dev.txt
+	sed -i -E '/^(nvidia-[^m]|cuda-|triton)/d' requirements-dev.txt
+	cd fdcore/models/envs/mace && $(CURDIR)/$(UV) pip compile --quiet --universal --python-version 3.11 requirements.in -o requirements.txt
+	cd fdcore/models/envs/eqv2 && $(CURDIR)/$(UV) pip compile --quiet --universal --python-version 3.11 requirements.in --override overrides.txt -o requirements.txt
+	cd fdcore/models/envs/gpaw && $(CURDIR)/$(UV) pip compile --quiet --universal --python-version 3.12 --no-annotate requirements.in -o requirements.txt
 
 clean:
 	rm -rf .venv .tools

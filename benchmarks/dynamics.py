@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -35,10 +34,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from ase.md.verlet import VelocityVerlet
-from evaluate import load, spread
+from evaluate import load
+from measuring import machine, ratio_text, spread
 from orb_models.forcefield.inference.calculator import ORBCalculator
 
-from fdcore import motion, services
+from fdcore import motion, mts_advice, services
 from fdcore.dynamics.settings import Bounds, Leg
 from fdcore.dynamics.simulation import Simulation, maxwell_boltzmann, new_generator, run
 from fdcore.models.orb import OrbModel
@@ -150,7 +150,7 @@ def measure_drift(device: str, length_ps: float) -> dict[str, Any]:
             raise RuntimeError(outcome.error)
         found = motion.read(Path(folder) / "1", spec, [structure], outcome.summary)
     out: dict[str, Any] = {"ps": length_ps}
-    for arm in motion.advice(found).arms:
+    for arm in mts_advice.advice(found).arms:
         assert arm.drift is not None and arm.drift.half_width is not None
         out[arm.driver] = {
             "slope": arm.drift.slope,
@@ -185,15 +185,9 @@ def main() -> int:
     if device == "cpu":
         torch.set_num_threads(1)
     document: dict[str, Any] = {
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "torch": torch.__version__,
-        },
+        "machine": machine(device),
         "speed": [measure_speed("embedded", device, arguments.rounds)],
     }
-    if device.startswith("cuda"):
-        document["machine"]["gpu"] = torch.cuda.get_device_name()
     if not arguments.skip_full:
         document["speed"].append(measure_speed("full", device, max(3, arguments.rounds // 3)))
     for result in document["speed"]:
@@ -211,12 +205,7 @@ def _print_speed(result: dict[str, Any]) -> None:
     for way, seconds in result["seconds"].items():
         print(f"  {way:<24} {1e3 * seconds:9.1f}")
     for ratio, values in result["ratios"].items():
-        text = f"{values['median']:9.2f}  ({values['min']:.2f} to {values['max']:.2f})"
-        target = TARGETS.get((result["model"], ratio))
-        if target is not None:
-            sign, figure = target
-            reached = values["median"] <= figure if sign == "<=" else values["median"] >= figure
-            text += f"  target {sign} {figure}: {'reached' if reached else 'MISSED'}"
+        text = ratio_text(values, TARGETS.get((result["model"], ratio)))
         print(f"  {ratio:<24} {text}")
 
 

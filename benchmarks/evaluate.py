@@ -18,12 +18,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +30,7 @@ import ase
 import numpy as np
 import torch
 from ase.build import bulk
+from measuring import fresh_process, machine, print_peak_MB, ratio_text, spread, timed
 from orb_models.forcefield.inference.calculator import ORBCalculator
 from orb_models.forcefield.pretrained import orb_v3_direct_architecture
 
@@ -112,12 +110,6 @@ def quantity(name: str, model: OrbModel, atoms: ase.Atoms) -> Callable[[], objec
     return run
 
 
-def timed(run: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
-
-
 def measure(name: str, device: str, rounds: int) -> dict:
     """Seconds per quantity (median) and the ratios (median, smallest, largest over rounds)."""
     model, atoms = load(name, device), cell_for(name)
@@ -139,11 +131,6 @@ def measure(name: str, device: str, rounds: int) -> dict:
             "low memory / direct": spread(seconds["low memory"], seconds["direct"]),
         },
     }
-
-
-def spread(above: list[float], below: list[float]) -> dict[str, float]:
-    ratios = [a / b for a, b in zip(above, below, strict=True)]
-    return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
 
 
 def measure_batching(device: str, rounds: int, count: int = 96) -> dict:
@@ -171,34 +158,11 @@ def measure_batching(device: str, rounds: int, count: int = 96) -> dict:
     }
 
 
-def peak_memory(name: str, device: str, quantity_name: str) -> float:
-    """MB beyond the loaded model, in a fresh process (the first, tiny run compiles kernels before the mark)."""
-    command = [sys.executable, __file__, "--memory-of", name, quantity_name, "--device", device]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout.strip().splitlines()[-1])
-
-
 def report_memory(name: str, quantity_name: str, device: str) -> None:
+    """The first, tiny run compiles kernels before the mark."""
     model = load(name, device)
     quantity(quantity_name, model, bulk("NaCl", "rocksalt", a=5.7))()
-    run = quantity(quantity_name, model, cell_for(name))
-    if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        print((torch.cuda.max_memory_allocated() - before) / 1e6)
-        return
-    # The peak so far belongs to imports; Linux can forget it.
-    Path("/proc/self/clear_refs").write_text("5")
-    before = resident_kB("VmRSS")
-    run()
-    print((resident_kB("VmHWM") - before) / 1e3)
-
-
-def resident_kB(field: str) -> float:
-    """VmRSS (now) or VmHWM (peak since it was reset) of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return float(next(line.split()[1] for line in lines if line.startswith(field)))
+    print_peak_MB(quantity(quantity_name, model, cell_for(name)), device)
 
 
 def main() -> int:
@@ -216,41 +180,27 @@ def main() -> int:
     results = []
     for name in names:
         result = measure(name, arguments.device, arguments.rounds)
-        result["peak_MB"] = {q: peak_memory(name, arguments.device, q) for q in QUANTITIES}
+        result["peak_MB"] = {
+            q: fresh_process(__file__, "--memory-of", name, q, "--device", arguments.device) for q in QUANTITIES
+        }
         results.append(result)
     batching = measure_batching(arguments.device, max(3, arguments.rounds // 2))
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-    }
-    if arguments.device.startswith("cuda"):
-        machine["gpu"] = torch.cuda.get_device_name()
-    document = {"machine": machine, "evaluate": results, "batching": batching}
+    document = {"machine": machine(arguments.device), "evaluate": results, "batching": batching}
 
     for result in results:
         print(f"\n{result['model']}, {result['atoms']} atoms")
         for q in QUANTITIES:
             print(f"  {q:<12} {1e3 * result['seconds'][q]:9.1f} ms  {result['peak_MB'][q]:8.0f} MB")
         for ratio, values in result["ratios"].items():
-            print(f"  {ratio:<22} {_ratio(ratio, values)}")
+            print(f"  {ratio:<22} {ratio_text(values, TARGETS.get(ratio))}")
     print(f"\nbatching, {batching['structures']} crystals of 8 to 12 atoms, embedded")
     for kind, rate in batching["per_second"].items():
         print(f"  {kind:<12} {rate:9.1f} structures/s")
     for ratio, values in batching["ratios"].items():
-        print(f"  {ratio:<22} {_ratio(ratio, values)}")
+        print(f"  {ratio:<22} {ratio_text(values, TARGETS.get(ratio))}")
     if arguments.json:
         arguments.json.write_text(json.dumps(document, indent=1) + "\n")
     return 0
-
-
-def _ratio(name: str, values: dict[str, float]) -> str:
-    text = f"{values['median']:5.2f}  ({values['min']:.2f} to {values['max']:.2f})"
-    if name in TARGETS:
-        sign, target = TARGETS[name]
-        reached = values["median"] <= target if sign == "<=" else values["median"] >= target
-        text += f"  target {sign} {target}: {'reached' if reached else 'MISSED'}"
-    return text
 
 
 if __name__ == "__main__":

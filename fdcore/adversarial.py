@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fdcore import delta
-from fdcore.attack.ascent import NO_FORCE_DELTA
-from fdcore.attack.selection import Selected, select
+from fdcore.attack.selection import Selected, choose, rises
 from fdcore.attack.settings import Choice
 from fdcore.human import three_digits
 from fdcore.records import Structure
@@ -27,6 +26,8 @@ Array = NDArray[np.float64]
 TASK = "attack"
 # The temperature (K) of the Boltzmann weight that is reported where none was asked for: a hot simulation, far from decomposition.
 WEIGHT_TEMPERATURE_K = 1000.0
+# Positions are what extended xyz can write (Å): a file that is read back is the same structure, with the same content id.
+DECIMALS = 8
 # How an end is called; what is left unsaid is in the note.
 ENDINGS = {
     "steps": "all steps done",
@@ -53,6 +54,11 @@ class Origin:
     forces_conservative: Array
     relaxed: str = ""
     problem: str = ""
+
+    @property
+    def force_delta_per_atom(self) -> Array:
+        """u_i (N,) eV/Å."""
+        return delta.force_delta_per_atom(self.forces_direct, self.forces_conservative)
 
 
 @dataclass(frozen=True)
@@ -138,9 +144,11 @@ class Adversarial:
         """U_Delta over that of the origin, per visited structure; infinite where that is rounding."""
         if not self.steps:
             return np.zeros(0)
-        first = np.array([self.origins[p].force_delta if p in self.origins else np.nan for p in self.steps["parent"]])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(first > NO_FORCE_DELTA, self.steps["force_delta_eV_per_A"] / first, np.inf)
+        return rises(self.steps["force_delta_eV_per_A"], self.steps["parent"], self._origin_force_deltas)
+
+    @property
+    def _origin_force_deltas(self) -> dict[int, float]:
+        return {parent: origin.force_delta for parent, origin in self.origins.items()}
 
     @cached_property
     def climbs(self) -> tuple[Climb, ...]:
@@ -182,15 +190,7 @@ class Adversarial:
         """Another dataset from the same structures."""
         if not self.n_steps:
             return Selected((), (), 0, 0)
-        units = np.array([max(self.units.get(int(p), 1.0), 1e-9) for p in self.steps["parent"]])
-        return select(
-            self.steps["force_delta_eV_per_A"],
-            self.rises,
-            self.steps["allowed"] > 0,
-            self.steps["environments"].astype(np.float64) / units[:, None],
-            choice,
-            self.steps["parent"].astype(np.int64),
-        )
+        return choose(self.steps, self._origin_force_deltas, self.units, choice)
 
     def name_of(self, parent: int) -> str:
         """The file of a given structure, with its frame where there are several."""
@@ -218,7 +218,7 @@ def read(
             continue
         origins[int(parent)] = Origin(
             int(parent),
-            replace(given, positions=found[0], labels={}),
+            replace(given, positions=np.round(found[0], DECIMALS), labels={}),
             float(rows["energy_eV"][k]),
             float(rows["force_delta_eV_per_A"][k]),
             float(rows["closest_share"][k]),
@@ -271,7 +271,9 @@ def found(attack: Adversarial, rows: Sequence[int]) -> list[Found]:
                 start=int(steps["start"][row]),
                 parent=parent,
                 step=int(steps["step"][row]),
-                structure=replace(given, positions=positions, cell=steps["cell_A"][row], labels={}, warnings=()),
+                structure=replace(
+                    given, positions=np.round(positions, DECIMALS), cell=steps["cell_A"][row], labels={}, warnings=()
+                ),
                 energy=float(steps["energy_eV"][row]),
                 above_eV_per_atom=above,
                 force_delta=float(steps["force_delta_eV_per_A"][row]),

@@ -22,21 +22,14 @@ import numpy as np
 import pandas as pd
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from fdcore import adversarial, truth
-from fdcore.adversarial import Adversarial, Found
-from fdcore.errors import UsageError
+from fdcore import adversarial, validation, validation_words
+from fdcore.adversarial import Adversarial, Found, Origin
 from fdcore.export import failure_row
 from fdcore.records import Failure
 from fdcore.spec import canonical
-from fdcore.truth import Compared
+from fdcore.validation import Compared
+from fdcore.vasp_inputs import DEFAULT_SET, DFT_SETS, vasp_folder
 
-# Sets of pymatgen for a static calculation, by the reference method that they belong to.
-DFT_SETS = {
-    "MPStaticSet": "PBE and PBE+U as the Materials Project used it (MPtrj, Alexandria-like data)",
-    "MatPESStaticSet": "PBE of the MatPES data",
-    "MPScanStaticSet": "r2SCAN of the Materials Project",
-}
-DEFAULT_SET = "MPStaticSet"
 Truths = Mapping[str, Compared]
 
 README = """Adversarial structures made by Force Delta (fdcore): geometries on which the two forces of one model disagree most, while its
@@ -45,14 +38,19 @@ energy, its forces and the distances between atoms stay within the bounds of pro
 What they are for: reference calculations (DFT) whose results a model learns most from, and tests of how it fails.
 What they are not: structures that occur in nature. Their probability is not that of any temperature, and averages over them mean nothing.
 
-dataset.extxyz   all structures with U_Delta, u_i, both forces of the model, origin, step, seed, model and the hash of its weights
+dataset.extxyz   all structures with U_Delta, u_i, both forces of the model, step, seed, model and the hash of its weights, and the model's
+                 energy and U_Delta of the origin that each is measured against (origin_energy_eV, origin_force_delta_eV_per_A)
 dataset.db       the same as an ASE database, as orb-models (AseSqliteDataset) and fairchem-core (AseDBDataset) read it
 dataset.cif      the same as CIF, one block each (crystals only)
 dataset.csv      one row per structure
+parents.extxyz   the origins themselves (relaxed where that was asked for), named by parent_id of the dataset: what "times the start" and
+                 "above the start" can be computed from again. They are no part of the dataset, and carry no labels
 climb.csv        every structure that was visited on the way
 vasp/*/          POSCAR, INCAR, KPOINTS of a static calculation with pymatgen's {dft_set} (crystals only); POTCAR.spec names the
                  potentials, which are licensed and not in here; order.json says which atom of the dataset each line of POSCAR is
-provenance.json  model, weights, parameters, seed, versions
+provenance.json  model, weights, parameters, seed, versions, origins
+
+content_sha256 is the SHA-256 of a structure as it stands in dataset.extxyz and dataset.db: fdcore.Structure.from_atoms(atoms).content_id
 
 {labels}
 Energies in eV, lengths in Å, each force in eV/Å. `forces_direct` is F_nc, the output of the force head; `forces_conservative` is F_c = -dE/dR.
@@ -66,8 +64,7 @@ LABELLED = "`energy` and `forces` in the extended xyz and the database are those
 
 def row_of(attack: Adversarial, item: Found, truths: Truths = {}) -> dict[str, Any]:  # noqa: B006 - never changed
     """What is said of one structure, as plain values; None where a number does not exist."""
-    compared = truths.get(item.structure.content_id)
-    model, result = attack.spec.model, attack.result or {}
+    compared, origin = truths.get(item.structure.content_id), attack.origins[item.parent]
     return {
         "id": identity(item),
         "formula": item.structure.formula,
@@ -83,28 +80,64 @@ def row_of(attack: Adversarial, item: Found, truths: Truths = {}) -> dict[str, A
         "largest_force_eV_per_A": item.fmax,
         "moved_A": item.moved_A,
         "parent": attack.name_of(item.parent),
-        "parent_sha256": attack.structures[item.parent].content_id,
+        "parent_id": parent_identity(item.parent),
+        "parent_sha256": origin.structure.content_id,
+        "origin_energy_eV": origin.energy,
+        "origin_force_delta_eV_per_A": origin.force_delta,
         "start": item.start,
         "step": item.step,
+        **_made_by(attack),
+        "content_sha256": item.structure.content_id,
+        **_errors(compared),
+    }
+
+
+def origin_row(attack: Adversarial, origin: Origin, truths: Truths = {}) -> dict[str, Any]:  # noqa: B006 - never changed
+    """What is said of one origin, as plain values; None where a number does not exist."""
+    return {
+        "id": parent_identity(origin.parent),
+        "name": attack.name_of(origin.parent),
+        "formula": origin.structure.formula,
+        "n_atoms": origin.structure.n_atoms,
+        "model_energy_eV": _finite(origin.energy),
+        "force_delta_eV_per_A": _finite(origin.force_delta),
+        "closest_share": _finite(origin.closest_share),
+        "relaxed": origin.relaxed or None,
+        "problem": origin.problem or None,
+        "given_sha256": attack.structures[origin.parent].content_id,
+        **_made_by(attack),
+        "content_sha256": origin.structure.content_id,
+        **_errors(truths.get(origin.structure.content_id)),
+    }
+
+
+def _made_by(attack: Adversarial) -> dict[str, Any]:
+    model, result = attack.spec.model, attack.result or {}
+    return {
         "seed": attack.spec.seed,
         "model": "" if model is None else model.id,
         "weights_sha256": str(result.get("weights_sha256") or (model.weights_sha256 if model else None) or "unknown"),
-        "content_sha256": item.structure.content_id,
-        **(
-            {}
-            if compared is None
-            else {
-                "error_direct_eV_per_A": compared.error_direct,
-                "error_conservative_eV_per_A": compared.error_conservative,
-                "reference_energy_eV": compared.energy_reference,
-            }
-        ),
+    }
+
+
+def _errors(compared: Compared | None) -> dict[str, Any]:
+    if compared is None:
+        return {}
+    return {
+        "error_direct_eV_per_A": compared.error_direct,
+        "error_conservative_eV_per_A": compared.error_conservative,
+        "reference_energy_eV": compared.energy_reference,
     }
 
 
 def identity(item: Found) -> str:
     """How a structure of the dataset is called: start and step, unique within an attack."""
     return f"start{item.start:03d}-step{item.step:03d}"
+
+
+def parent_identity(parent: int) -> str:
+    """How an origin is called."""
+    return f"parent{parent:03d}"
 
 
 def table(attack: Adversarial, items: Sequence[Found], truths: Truths = {}) -> pd.DataFrame:  # noqa: B006 - never changed
@@ -133,14 +166,7 @@ def climb_csv(attack: Adversarial) -> str:
 def atoms_of(attack: Adversarial, item: Found, truths: Truths = {}) -> ase.Atoms:  # noqa: B006 - never changed
     """One structure with everything that is known of it: per atom u_i and both forces, the rest in `info`. With a calculator that
     holds energy and forces of the reference where there is one."""
-    atoms = item.structure.to_atoms()
-    atoms.new_array("forces_direct", np.array(item.forces_direct))
-    atoms.new_array("forces_conservative", np.array(item.forces_conservative))
-    atoms.new_array("force_delta_per_atom", np.array(item.force_delta_per_atom))
-    for name, value in row_of(attack, item, truths).items():
-        if value is not None and name not in ("formula", "n_atoms"):
-            # Extended xyz escapes what it writes, and reads a backslash as an escape.
-            atoms.info[name] = value.replace("\\", "/") if isinstance(value, str) else value
+    atoms = _described(item, row_of(attack, item, truths))
     compared = truths.get(item.structure.content_id)
     if compared is not None:
         labels: dict[str, Any] = {"forces": np.array(compared.forces_reference)}
@@ -148,6 +174,25 @@ def atoms_of(attack: Adversarial, item: Found, truths: Truths = {}) -> ase.Atoms
             labels["energy"] = compared.energy_reference
         atoms.calc = SinglePointCalculator(atoms, **labels)
     return atoms
+
+
+def _described(item: Found | Origin, row: Mapping[str, Any]) -> ase.Atoms:
+    atoms = item.structure.to_atoms()
+    atoms.new_array("forces_direct", np.array(item.forces_direct))
+    atoms.new_array("forces_conservative", np.array(item.forces_conservative))
+    atoms.new_array("force_delta_per_atom", np.array(item.force_delta_per_atom))
+    for name, value in row.items():
+        if value is not None and name not in ("formula", "n_atoms"):
+            # Extended xyz escapes what it writes, and reads a backslash as an escape.
+            atoms.info[name] = value.replace("\\", "/") if isinstance(value, str) else value
+    return atoms
+
+
+def parents_extxyz(attack: Adversarial, truths: Truths = {}) -> str:  # noqa: B006 - never changed
+    """The origins as extended xyz, never with labels: they are what the dataset is measured against, and no part of it. Empty where none
+    could be evaluated."""
+    good = [o for o in attack.origins.values() if not o.problem]
+    return _written([_described(o, origin_row(attack, o, truths)) for o in good], "extxyz")
 
 
 def dataset_extxyz(attack: Adversarial, truths: Truths = {}, items: Sequence[Found] | None = None) -> str:  # noqa: B006
@@ -188,6 +233,8 @@ def dataset_db(attack: Adversarial, truths: Truths = {}) -> bytes:  # noqa: B006
                         "above_origin": item.above_eV_per_atom,
                         "closest_share": min(item.closest_share, 1e3),
                         "model_energy": item.energy,
+                        "origin_energy": attack.origins[item.parent].energy,
+                        "origin_force_delta": attack.origins[item.parent].force_delta,
                         "start": item.start,
                         "step": item.step,
                         "seed": attack.spec.seed,
@@ -200,41 +247,6 @@ def dataset_db(attack: Adversarial, truths: Truths = {}) -> bytes:  # noqa: B006
 
 
 _OWN_ARRAYS = ("forces_direct", "forces_conservative", "force_delta_per_atom")
-
-
-def vasp_folder(item: Found, dft_set: str = DEFAULT_SET) -> dict[str, str]:
-    """The input of a static calculation: file names and their text. The potentials are named in POTCAR.spec, as pymatgen writes it.
-    UsageError for a set that is not one of DFT_SETS, and for a molecule."""
-    if dft_set not in DFT_SETS:
-        raise UsageError(f"There is no DFT input set {dft_set!r}.", f"Known are {', '.join(DFT_SETS)}.")
-    if not item.structure.periodic:
-        raise UsageError(f"{item.structure.formula} is a molecule: VASP needs a cell.", "Use the extended xyz.")
-    # Heavy, and only wanted by whoever exports.
-    import pymatgen.io.vasp.sets as sets
-    from pymatgen.core import Lattice
-    from pymatgen.core import Structure as PymatgenStructure
-
-    structure = item.structure
-    wanted = PymatgenStructure(
-        Lattice(structure.cell),
-        list(structure.symbols),
-        structure.positions,
-        coords_are_cartesian=True,
-        site_properties={"atom": list(range(structure.n_atoms))},
-    )
-    made = getattr(sets, dft_set)(wanted.get_sorted_structure())
-    order = [int(site.properties["atom"]) for site in made.structure]
-    kpoints = made.kpoints
-    files = {
-        "POSCAR": made.poscar.get_str(significant_figures=16),
-        "INCAR": made.incar.get_str(pretty=True),
-        "POTCAR.spec": "\n".join([f"# {made.user_potcar_functional}", *made.potcar_symbols]) + "\n",
-        "order.json": json.dumps(order) + "\n",
-    }
-    if kpoints is not None:
-        # Otherwise INCAR says KSPACING.
-        files["KPOINTS"] = str(kpoints)
-    return files
 
 
 def _written(listed: Sequence[ase.Atoms], form: str) -> str:
@@ -256,7 +268,7 @@ def document(
     reference: str = "",
 ) -> dict[str, Any]:
     """The document of `fdcore attack --json`, as plain values."""
-    truths = truth.by_content(compared)
+    truths = validation.by_content(compared)
     items = adversarial.dataset(attack)
     return {
         "spec": json.loads(attack.spec.to_json()),
@@ -264,18 +276,7 @@ def document(
         "text": adversarial.sentence(attack),
         "shortage": adversarial.shortage(attack),
         "without": adversarial.without(attack),
-        "origins": [
-            {
-                "name": attack.name_of(o.parent),
-                "formula": o.structure.formula,
-                "n_atoms": o.structure.n_atoms,
-                "energy_eV": _finite(o.energy),
-                "force_delta_eV_per_A": _finite(o.force_delta),
-                "relaxed": o.relaxed or None,
-                "problem": o.problem or None,
-            }
-            for o in attack.origins.values()
-        ],
+        "origins": [origin_row(attack, o, truths) for o in attack.origins.values()],
         "results": [
             {**row_of(attack, item, truths), "force_delta_per_atom_eV_per_A": item.force_delta_per_atom.tolist()}
             for item in items
@@ -305,12 +306,13 @@ def document(
 def _reference(compared: Sequence[Compared], reference: str) -> dict[str, Any] | None:
     if not compared:
         return None
-    found = truth.bands(compared)
+    found = validation.bands(compared)
     return {
         "name": reference,
-        "text": truth.sentence(found, reference),
-        "bands": truth.band_rows(found),
-        "structures": truth.as_rows(compared),
+        "text": validation_words.sentence(found, reference),
+        "intervals": validation_words.interval_text(found),
+        "bands": validation.band_rows(found),
+        "structures": validation.as_rows(compared),
     }
 
 
@@ -342,7 +344,7 @@ def archived(
     dft_set: str = DEFAULT_SET,
 ) -> dict[str, str | bytes]:
     """The files of the zip, by name."""
-    truths = truth.by_content(compared)
+    truths = validation.by_content(compared)
     labels = LABELLED.format(reference=reference) if compared else UNLABELLED
     about = {
         "spec": json.loads(canonical(json.loads(attack.spec.to_json()))),
@@ -350,6 +352,7 @@ def archived(
         "provenance": dict(provenance or {}),
         "dft_set": {"name": dft_set, "for": DFT_SETS[dft_set]},
         "reference": reference or None,
+        "origins": [origin_row(attack, o, truths) for o in attack.origins.values()],
     }
     files: dict[str, str | bytes] = {
         "README.txt": README.format(dft_set=dft_set, labels=labels),
@@ -357,6 +360,8 @@ def archived(
         "climb.csv": climb_csv(attack),
         "attack.json": document_json(attack, (), provenance, compared, reference),
     }
+    if parents := parents_extxyz(attack, truths):
+        files["parents.extxyz"] = parents
     items = adversarial.dataset(attack)
     if not items:
         return files
@@ -367,7 +372,7 @@ def archived(
     if crystals:
         files["dataset.cif"] = dataset_cif(attack)
     for item in crystals:
-        for name, content in vasp_folder(item, dft_set).items():
+        for name, content in vasp_folder(item.structure, dft_set).items():
             files[f"vasp/{identity(item)}/{name}"] = content
     return files
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from fdcore.adversarial import Adversarial
 from fdcore.plots import ACCENT, INK, QUIET, chart_title
-from fdcore.truth import Compared
+from fdcore.validation import Compared
 
 # Beyond so many starts the lines of the charts are those of evenly chosen ones.
 MOST_LINES = 40

@@ -25,6 +25,8 @@ class Config:
 
     # Where runs, trajectories and, by default, the database live. Machines that share a database must share this folder.
     data: Path
+    # Where environments of models that need their own are kept; empty for the user's cache.
+    environments: str = ""
     # An SQLAlchemy address; empty for SQLite in `data`. PostgreSQL lets several machines share the work.
     database_url: str = ""
     # How this machine is called among those that share a database.
@@ -48,6 +50,8 @@ class Config:
     retention_days: float = 0.0
     # "auto": the app starts a worker on its own machine; "none": workers are started by the operator.
     worker: str = "auto"
+    # Checkpoints that the operator has put here, one per model, named by its id (orb-d3-xs-v2.ckpt); empty for none.
+    weights: str = ""
     # How quickly things are noticed. Seconds; tests shorten them.
     poll_seconds: float = 0.3
     heartbeat_seconds: float = 2.0
@@ -109,6 +113,16 @@ def _data_folder(environment: Mapping[str, str]) -> Path:
     return (Path(base) if base else Path.home() / ".local" / "share") / "force-delta"
 
 
+def environments_folder(environment: Mapping[str, str] | None = None) -> Path:
+    """Where environments of models that need their own are kept: FDCORE_ENVIRONMENTS, or in the user's cache, for they can be built again."""
+    environment = os.environ if environment is None else environment
+    chosen = environment.get("FDCORE_ENVIRONMENTS", "").strip()
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    base = environment.get("XDG_CACHE_HOME", "").strip()
+    return (Path(base) if base else Path.home() / ".cache") / "force-delta" / "environments"
+
+
 def _convert(name: str, kind: str, text: str) -> Any:
     try:
         value: Any = {"int": int, "float": float}.get(kind, str)(text)
@@ -128,6 +142,7 @@ def variable(name: str) -> str:
 MEANINGS: Mapping[str, str] = MappingProxyType(
     {
         "data": "folder of runs, trajectories and the SQLite database",
+        "environments": "folder of the environments of models that need their own",
         "database_url": "PostgreSQL address (postgresql+psycopg://...) shared by several machines",
         "worker_name": "this machine's name among them",
         "quick_slots": "short runs at once on this machine's CPU",
@@ -142,6 +157,7 @@ MEANINGS: Mapping[str, str] = MappingProxyType(
         "max_run_hours": "wall time of one attempt",
         "retention_days": "ended runs are deleted after this long (0: never)",
         "worker": "auto: the app starts a worker; none: the operator does",
+        "weights": "folder of checkpoints for machines without network, each named by its model's id (orb-d3-xs-v2.ckpt)",
         "poll_seconds": "a worker looks for waiting runs this often",
         "heartbeat_seconds": "a worker says this often that it lives",
         "dead_after_seconds": "a worker that is silent for this long is taken for dead",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from fdcore import data
+from fdcore.models import finetuned
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,10 @@ class ReferenceDistribution:
 
 @cache
 def reference_distribution(model_id: str) -> ReferenceDistribution | None:
-    """The shipped distribution of this model, or None: the verdict then says "unknown" rather than guess."""
+    """The distribution that came with this model, or None: the verdict then says "unknown" rather than guess."""
     file = data.path("models", f"{model_id}.distribution.json")
+    if model_id.startswith(finetuned.PREFIX):
+        file = finetuned.folder_of(model_id) / finetuned.DISTRIBUTION
     return read_distribution(model_id, file.read_text()) if file.is_file() else None
 
 

@@ -183,7 +183,7 @@ def _models() -> Iterator[Check]:
         f"{card.id} comes with the program" + ("" if right else ", but its file is not the one it should be"),
         "" if right else "Install the program again.",
     )
-    others = [c for c in models.list_models() if c.weights != "embedded" and c.kind == "direct"]
+    others = [c for c in models.list_models() if c.weights in ("download", "gated") and c.kind == "direct"]
     here = {c.id: file for c in others if (file := import_module(models.FAMILIES[c.family].cards).cached_file(c))}
     text = f"{len(here)} of {len(others)} downloadable models are on this machine"
     if here:

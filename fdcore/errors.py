@@ -9,7 +9,10 @@ FdcoreError
 │   ├── UnknownModelError       no model of that name
 │   ├── WeightsError            weights missing, gated, damaged or of another architecture
 │   ├── UnsupportedStructureError   this model cannot read this structure (element, pbc, charge)
+│   ├── BuildError              the environment of a model that needs its own cannot be built
 │   └── ComputeError            the model ran and gave something unusable (NaN, out of memory)
+│       ├── UnconvergedError    an iteration (SCF) that did not end: there is no number
+│       └── WorkerError         the process that a model runs in ended, hangs, or is of another version
 ├── JobError                    a run cannot be submitted, found or carried on
 │   ├── UnknownRunError         no such run, or somebody else's
 │   ├── QuotaError              more runs or storage than the operator allows
@@ -78,6 +81,18 @@ class UnsupportedStructureError(ModelError):
 
 class ComputeError(ModelError):
     """The model ran and what it gave is unusable: NaN, out of memory."""
+
+
+class BuildError(ModelError):
+    """The environment of a model that needs one of its own cannot be built."""
+
+
+class UnconvergedError(ComputeError):
+    """An iteration, of a density to self-consistency, did not end: there is no number."""
+
+
+class WorkerError(ComputeError):
+    """The process that a model runs in ended, hangs, or is of another version."""
 
 
 class UsageError(FdcoreError):

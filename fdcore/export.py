@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from typing import Any
 
+import ase
 import ase.io
 import numpy as np
 import pandas as pd
@@ -20,6 +21,8 @@ import pandas as pd
 from fdcore import delta
 from fdcore.records import Failure, ModelCard, Score
 
+# What one model was run with (`provenance`), or several were.
+Settings = dict[str, Any] | Sequence[dict[str, Any]]
 PACKAGES = ("force-delta", "torch", "ase", "orb-models", "fairchem-core", "numpy")
 
 
@@ -43,6 +46,7 @@ def score_row(score: Score) -> dict[str, Any]:
         "index": structure.index,
         "n_atoms": structure.n_atoms,
         "formula": structure.formula,
+        "model": score.model_id,
         "energy_eV": evaluation.energy,
         "force_delta_eV_per_A": evaluation.force_delta,
         "force_delta_per_atom_eV_per_A": evaluation.force_delta_per_atom.tolist(),
@@ -83,9 +87,10 @@ def failure_row(failure: Failure) -> dict[str, Any]:
 
 
 def scores_json(
-    scores: Iterable[Score], failures: Iterable[Failure], model_id: str, settings: dict[str, Any] | None = None
+    scores: Iterable[Score], failures: Iterable[Failure], model_id: str | None, settings: Settings | None = None
 ) -> str:
-    """The document of `fdcore score --json`."""
+    """The document of `fdcore score --json`. `model` is the one that scored all of it, null where structures had models of their own: every
+    result names its model, and `provenance` is then a list, one entry per model."""
     document: dict[str, Any] = {
         "model": model_id,
         "results": [score_row(s) for s in scores],
@@ -109,6 +114,7 @@ def results_table(scores: Iterable[Score], failures: Iterable[Failure] = ()) -> 
                 "index": score.structure.index,
                 "formula": score.structure.formula,
                 "n_atoms": score.structure.n_atoms,
+                "model": score.model_id,
                 "force_delta_eV_per_A": score.evaluation.force_delta,
                 "worst_atom": f"{score.structure.symbols[worst]}{worst}",
                 "worst_atom_eV_per_A": float(per_atom[worst]),
@@ -191,8 +197,9 @@ def force_components_table(score: Score) -> pd.DataFrame:
     )
 
 
-def scores_extxyz(scores: Sequence[Score], settings: dict[str, Any] | None = None) -> str:
+def scores_extxyz(scores: Sequence[Score], settings: Settings | None = None) -> str:
     """All structures as extXYZ, per-atom arrays beside the positions, in the order given."""
+    of_model = {s["model"]: s for s in ([settings] if isinstance(settings, dict) else settings or ())}
     frames = []
     for score in scores:
         atoms = score.structure.to_atoms()
@@ -211,11 +218,17 @@ def scores_extxyz(scores: Sequence[Score], settings: dict[str, Any] | None = Non
             source_file=score.structure.file.replace("\\", "/"),
             source_index=score.structure.index,
         )
-        if settings is not None:
-            atoms.info.update(dtype=settings["dtype"], weights_sha256=settings["weights_sha256"] or "unknown")
+        if score.model_id in of_model:
+            known = of_model[score.model_id]
+            atoms.info.update(dtype=known["dtype"], weights_sha256=known["weights_sha256"] or "unknown")
         frames.append(atoms)
+    return atoms_extxyz(frames)
+
+
+def atoms_extxyz(frames: Sequence[ase.Atoms]) -> str:
+    """The text that ASE writes for these frames with their arrays and info."""
     buffer = io.StringIO()
-    ase.io.write(buffer, frames, format="extxyz")
+    ase.io.write(buffer, list(frames), format="extxyz")
     return buffer.getvalue()
 
 

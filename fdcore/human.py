@@ -47,3 +47,8 @@ def plus_minus(value: float, half_width: float | None, sign: bool = False) -> st
     decimals = 1 - math.floor(math.log10(half_width))
     shown = max(0, decimals)
     return f"{round(value, decimals) + 0.0:{plus}.{shown}f} ± {round(half_width, decimals):.{shown}f}"
+
+
+def count(number: int, noun: str) -> str:
+    """ "1 atom", "8 atoms"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -21,17 +21,16 @@ from ase import units as ase_units
 from fdcore.export import failure_row
 from fdcore.motion import (
     COMPLETED,
-    Advice,
     FrameView,
     Motion,
     Summary,
     Track,
-    advice,
     frame_count,
     frames,
     pooled,
     summary,
 )
+from fdcore.mts_advice import Advice, advice
 from fdcore.records import Failure, Structure
 from fdcore.statistics import Slope
 from fdcore.tasks.motion import RELAXATION

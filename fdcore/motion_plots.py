@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fdcore.motion import Advice, Descent, Motion, Summary
+from fdcore.motion import Descent, Motion, Summary
+from fdcore.mts_advice import Advice
 from fdcore.plots import ACCENT, INK, QUIET, chart_title
 from fdcore.statistics import thin
 from fdcore.units import MEV_PER_EV

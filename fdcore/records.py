@@ -37,8 +37,9 @@ class Structure:
     numbers (N,) atomic numbers; positions (N, 3) Å, not wrapped; cell (3, 3) Å rows, zeros when not periodic;
     pbc all True or all False (anything else is refused before a Structure exists).
     charge in e and spin multiplicity are None where the file is silent. `file` and `index` name the source; `labels`
-    holds reference results that came with the file (`energy_eV`, `forces_eV_per_A`), `warnings` what a reader
-    had to decide.
+    holds reference results that came with the file (`energy_eV`, `forces_eV_per_A`, and as text in JSON their `provenance`
+    where the file tells it), `tags` what else it says of this structure, in short (`system`, `sigma_a`; names in lower case),
+    `warnings` what a reader had to decide.
     """
 
     numbers: IntArray
@@ -49,8 +50,9 @@ class Structure:
     spin: int | None = None
     file: str = ""
     index: int = 0
-    labels: Mapping[str, FloatArray | float] = field(default_factory=dict)
+    labels: Mapping[str, FloatArray | float | str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "numbers", frozen_array(self.numbers, np.int64))
@@ -91,6 +93,10 @@ class Structure:
     @property
     def periodic(self) -> bool:
         return all(self.pbc)
+
+    @property
+    def kind(self) -> StructureKind:
+        return "periodic" if self.periodic else "molecule"
 
     @property
     def symbols(self) -> tuple[str, ...]:
@@ -155,6 +161,18 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """One structure seen by a member of an ensemble: energy (eV) and the force that the model is run with, forces_driving (N, 3) in
+    eV/Å: F_nc of a direct model, F_c of a conservative one."""
+
+    energy: float
+    forces_driving: FloatArray
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "forces_driving", frozen_array(self.forces_driving))
+
+
+@dataclass(frozen=True)
 class Gradients:
     """What an adversarial step needs: grad U_Delta (N, 3) in eV/Å^2 and grad E (N, 3) in eV/Å, with the evaluation they belong to.
 
@@ -181,13 +199,21 @@ class Gradients:
                 object.__setattr__(self, name, frozen_array(getattr(self, name)))
 
 
-WeightsPlace = Literal["embedded", "download", "gated"]
+# "local": made on this machine by fine-tuning. "file": only from a file that --weights names.
+WeightsPlace = Literal["embedded", "local", "download", "gated", "file"]
 ModelKind = Literal["direct", "conservative"]
+
+
+StructureKind = Literal["periodic", "molecule"]
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a user must know of a model before trusting it. `kind` is what the model's own users call its force."""
+    """What a user must know of a model before trusting it. `kind` is what the model's own users call its force.
+
+    `trained_on` are the kinds of structure that its training data held, as far as its makers say; `member_of` names the model of
+    which it is only another seed.
+    """
 
     id: str
     family: str
@@ -203,6 +229,8 @@ class ModelCard:
     neighbour_cap: int | None
     needs_charge_spin: bool = False
     periodic: str = "crystals, surfaces and molecules"
+    trained_on: tuple[StructureKind, ...] = ("periodic", "molecule")
+    member_of: str = ""
     confidence_head: bool = False
     download_MB: float = 0.0
     gradient_proof: str = ""
@@ -213,6 +241,12 @@ class ModelCard:
     # Where the package's own loader fetches the weights from; empty for embedded ones.
     address: str = ""
     sha256: str = ""
+    # The optional package that it needs, called as the module that it brings is; empty for none.
+    extra: str = ""
+    # What one edge of the neighbour graph costs in one evaluation (one core, single precision), for estimates made before the model is
+    # loaded; 0 where the number of parameters says it well enough.
+    seconds_per_edge: float = 0.0
+    bytes_per_edge: float = 0.0
 
     def covers(self, numbers: ArrayLike) -> tuple[str, ...]:
         """The element symbols in `numbers` that the model was NOT trained on, sorted; empty when all are covered."""

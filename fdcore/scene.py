@@ -25,8 +25,10 @@ BALL = 0.55
 LOWEST_TOP = 1e-3
 
 
-def scene(score: Score, reference: ReferenceDistribution | None = None) -> dict[str, Any]:
-    """The drawable form of a score.
+def scene(
+    score: Score, reference: ReferenceDistribution | None = None, spread: NDArray[np.float64] | None = None
+) -> dict[str, Any]:
+    """The drawable form of a score, with the `spread` (N,) in eV/Å of an ensemble where there is one.
 
     Keys: `elements` (symbol, colour, ball and bond radius in Å) with `element` (N,) pointing into it; `positions` (3N) Å,
     wrapped into the cell of a crystal; `cell` (3, 3) Å or None; `forces_direct` and `forces_conservative` (3N) eV/Å;
@@ -47,9 +49,11 @@ def scene(score: Score, reference: ReferenceDistribution | None = None) -> dict[
     }
     if evaluation.confidence is not None:
         values["confidence"] = _values(evaluation.confidence)
+    if spread is not None:
+        values["ensemble_spread"] = _values(spread)
     return {
         **_drawn(structure, f"{structure.content_id[:16]}-{score.model_id}"),
-        "positions": _flat(_wrapped(structure), 4),
+        "positions": _flat(wrapped(structure), 4),
         "forces_direct": _flat(evaluation.forces_direct, 5),
         "forces_conservative": _flat(evaluation.forces_conservative, 5),
         "values": values,
@@ -63,24 +67,44 @@ def trajectory_scene(
     force_delta_per_atom: Sequence[NDArray[np.float64]],
     times: Sequence[str],
     reference: ReferenceDistribution | None = None,
+    cells: Sequence[NDArray[np.float64]] | None = None,
 ) -> dict[str, Any]:
     """The drawable form of a trajectory called `name`: as `scene`, without forces, and with `frames`: `positions` (3N) Å and
-    `force_delta` (N) eV/Å of every frame on one scale, and its `time` in words. An atom stays in the image of the cell that it
-    began in, so that it never jumps."""
+    `force_delta` (N) eV/Å of every frame on one scale, its `time` in words, and where a crystal's `cells` (3, 3) Å change, its `cell`. An
+    atom stays in the image of the cell that it began in, so that it never jumps."""
     ordinary = reference.quantile(0.95) if reference is not None else 0.0
     top = _values(np.concatenate(force_delta_per_atom), ordinary)["top"]
-    images = _wrapped(replace(structure, positions=positions[0])) - positions[0]
-    moved = [_flat(p + images, 3) for p in positions]
+    boxes = [structure.cell] * len(positions) if cells is None else list(cells)
+    first = replace(structure, positions=positions[0], cell=boxes[0])
+    images = wrapped(first) - positions[0]
+    if structure.periodic:
+        # Whole cells, so that a cell that changes takes its images along.
+        whole = np.round(np.linalg.solve(first.cell.T, images.T).T)
+        moved = [_flat(p + whole @ box, 3) for p, box in zip(positions, boxes, strict=True)]
+    else:
+        moved = [_flat(p + images, 3) for p in positions]
     numbers = [np.round(u, 5).tolist() for u in force_delta_per_atom]
+    frames = {"positions": moved, "force_delta": numbers, "time": list(times)}
+    if structure.periodic and any(not np.array_equal(box, boxes[0]) for box in boxes):
+        frames["cell"] = [np.round(box, 4).tolist() for box in boxes]
     return {
-        **_drawn(structure, name),
+        **_drawn(first, name),
         "positions": moved[0],
         "values": {"force_delta": {"numbers": numbers[0], "top": top}},
-        "frames": {"positions": moved, "force_delta": numbers, "time": list(times)},
+        "frames": frames,
     }
 
 
-def _wrapped(structure: Structure) -> NDArray[np.float64]:
+def colour(share: float) -> str:
+    """Of SCALE at a share of its length, 0 to 1."""
+    place = share * (len(SCALE) - 1)
+    k = min(int(place), len(SCALE) - 2)
+    ends = [[int(SCALE[j][c : c + 2], 16) for c in (1, 3, 5)] for j in (k, k + 1)]
+    return "#" + "".join(f"{round(a + (place - k) * (b - a)):02x}" for a, b in zip(*ends, strict=True))
+
+
+def wrapped(structure: Structure) -> NDArray[np.float64]:
+    """Positions (N, 3) in Å, those of a crystal inside its cell."""
     if not structure.periodic:
         return structure.positions
     return structure.to_atoms().get_positions(wrap=True, eps=1e-4)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from types import MappingProxyType
@@ -26,6 +27,16 @@ class ModelChoice:
     dtype: str = "float32"
     device: str = "auto"
     weights_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        require_name(self.id)
+
+
+def require_name(model_id: str) -> None:
+    """UsageError for what is not a model's name: a run names models, never files, whoever describes it. There is no field for a checkpoint
+    either; those that are unpickled are named by --weights or lie in the operator's folder."""
+    if not isinstance(model_id, str) or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,150}", model_id) is None:
+        raise UsageError(f"{model_id!r} is not the name of a model.", "`fdcore models` lists them.")
 
 
 @dataclass(frozen=True)
@@ -51,13 +62,14 @@ class Spec:
             raise UsageError(f"There is no precision {self.model.dtype!r}.", f"Use {' or '.join(DTYPES)}.")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
             raise UsageError(f"The seed is {self.seed!r}; a whole number from 0 to 2^63 - 1 is needed.")
-        try:
-            canonical(dict(self.parameters))
-        except (TypeError, ValueError) as error:
-            raise UsageError(
-                f"A parameter of {self.task} cannot be written down ({error}).",
-                "Use plain finite numbers, texts and lists.",
-            ) from error
+        for name, value in self.parameters.items():
+            try:
+                canonical(value)
+            except (TypeError, ValueError) as error:
+                raise UsageError(
+                    f"The parameter {name} of {self.task} is {value!r}, which cannot be used.",
+                    "Use plain finite numbers, texts and lists.",
+                ) from error
         object.__setattr__(self, "parameters", MappingProxyType(dict(self.parameters)))
         object.__setattr__(self, "versions", MappingProxyType(dict(self.versions)))
 

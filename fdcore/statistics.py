@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -21,6 +21,12 @@ from fdcore.errors import UsageError
 BLOCKS = 64
 SCALES = ((BLOCKS, 2.0), (16, 0.5))
 FEWEST = 8
+# Numbers of a bootstrap that are held at once.
+AT_ONCE = 4_000_000
+# Two points are always on a line.
+FEWEST_PAIRS = 3
+# A bootstrap of fewer independent groups says nothing of how they differ.
+FEWEST_GROUPS = 5
 # Correlations of neighbouring parts that are considered, close together near 1 where a little changes much.
 _RHO = np.concatenate([np.linspace(-0.6, 0.6, 13), 1 - np.geomspace(0.35, 1e-4, 28)])
 
@@ -199,41 +205,129 @@ def _powers(n: int) -> NDArray[np.float64]:
 @dataclass(frozen=True)
 class RankCorrelation:
     """Spearman's r_s of n pairs with its bootstrap interval; all None where it does not exist (fewer than 3 pairs, or one side is
-    constant)."""
+    constant), the interval alone where the pairs belong to too few `groups` to say anything about it."""
 
     n: int
     r_s: float | None
     low: float | None
     high: float | None
     confidence: float = 0.95
+    groups: int = 0
+
+    @property
+    def text(self) -> str:
+        """ "0.93 (0.88 to 0.96)", or what of it exists."""
+        if self.r_s is None:
+            return "–"
+        return f"{self.r_s:.2f}" if self.low is None else f"{self.r_s:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
 def rank_correlation(
-    x: ArrayLike, y: ArrayLike, *, confidence: float = 0.95, samples: int = 2000, seed: int = 0
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    groups: Sequence[Hashable] | None = None,
+    confidence: float = 0.95,
+    samples: int = 2000,
+    seed: int = 0,
 ) -> RankCorrelation:
-    """Spearman's rank correlation, ties sharing their mean rank, with a percentile bootstrap interval over pairs (Efron 1979).
+    """Spearman's rank correlation, ties sharing their mean rank, with a percentile bootstrap interval (Efron 1979).
 
-    The pairs are taken as independent: structures of one way up are not quite, so the interval is a narrow one.
+    groups (n): what belongs together, e.g. the structures of one climb, which are alike. Whole groups are drawn, each as often as chance
+    has it (the cluster bootstrap; Field & Welsh 2007), so that more structures of the same climb do not make the interval narrower.
+    There is no interval from fewer than FEWEST_GROUPS of them. None: every pair is one of its own.
     Raises UsageError for numbers that are not finite or arrays of different lengths.
     """
     a, b = _pair(x, y)
     n = len(a)
-    if n < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return RankCorrelation(n, None, None, None, confidence)
+    of = np.arange(n) if groups is None else numbered(groups)
+    if len(of) != n:
+        raise UsageError(f"{len(of)} groups for {n} pairs.")
+    if n < FEWEST_PAIRS or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return RankCorrelation(n, None, None, None, confidence, len(np.unique(of)))
+    [middle] = _correlation(rankdata(a)[None], rankdata(b)[None])
+    count = int(of.max()) + 1
+    if groups is not None and count < FEWEST_GROUPS:
+        return RankCorrelation(n, float(middle), None, None, confidence, count)
     generator = np.random.Generator(np.random.PCG64(seed))
-    drawn = generator.integers(0, n, (samples, n))
-    ranks_a, ranks_b = rankdata(a[drawn], axis=1), rankdata(b[drawn], axis=1)
-    found = _correlation(ranks_a, ranks_b)
+    drawn = generator.integers(0, count, (samples, count))
+    parts = np.array_split(drawn, -(-samples * n // AT_ONCE))
+    found = np.concatenate([_resampled(a, b, of, rows, count) for rows in parts])
     # A sample of one pair over and over has no correlation.
     found = found[np.isfinite(found)]
-    [middle] = _correlation(rankdata(a)[None], rankdata(b)[None])
     tail = 0.5 * (1 - confidence)
     low, high = np.quantile(found, [tail, 1 - tail])
-    return RankCorrelation(n, float(middle), float(low), float(high), confidence)
+    return RankCorrelation(n, float(middle), float(low), float(high), confidence, count)
 
 
-def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Pearson's r of each row of a with that of b; NaN where one is constant."""
-    a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
+def _resampled(
+    a: NDArray[np.float64], b: NDArray[np.float64], of: NDArray[np.int64], drawn: NDArray[np.int64], count: int
+) -> NDArray[np.float64]:
+    """The correlation in each of several samples: the groups that were `drawn` (samples, count)."""
+    times = np.stack([np.bincount(row, minlength=count) for row in drawn])[:, of].astype(np.float64)
+    return _correlation(_ranks(a, times), _ranks(b, times), times)
+
+
+@dataclass(frozen=True)
+class Within:
+    """The mean of the r_s of several groups, each taken by itself, with the half width of its interval (Student's t over the groups, which
+    differ also by chance; None for fewer than FEWEST_GROUPS). `groups`: those that have one."""
+
+    groups: int
+    mean: float | None
+    half_width: float | None
+    confidence: float = 0.95
+
+    @property
+    def low(self) -> float | None:
+        return None if self.mean is None or self.half_width is None else max(-1.0, self.mean - self.half_width)
+
+    @property
+    def high(self) -> float | None:
+        return None if self.mean is None or self.half_width is None else min(1.0, self.mean + self.half_width)
+
+    @property
+    def text(self) -> str:
+        """ "0.71 (0.60 to 0.82)", or what of it exists."""
+        if self.mean is None:
+            return "–"
+        return f"{self.mean:.2f}" if self.low is None else f"{self.mean:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+
+def mean_within(found: Sequence[RankCorrelation], confidence: float = 0.95) -> Within:
+    """The mean of the correlations of groups that have one: free of how much the groups differ from each other, which inflates that of all
+    structures together."""
+    values = np.array([r.r_s for r in found if r.r_s is not None], dtype=np.float64)
+    n = len(values)
+    if not n:
+        return Within(0, None, None, confidence)
+    half = None
+    if n >= FEWEST_GROUPS:
+        half = float(student.ppf(0.5 + confidence / 2, n - 1) * values.std(ddof=1) / math.sqrt(n))
+    return Within(n, float(values.mean()), half, confidence)
+
+
+def numbered(groups: Sequence[Hashable]) -> NDArray[np.int64]:
+    """0, 1, ... in the order in which each first occurs."""
+    known: dict[Hashable, int] = {}
+    return np.array([known.setdefault(g, len(known)) for g in groups], dtype=np.int64)
+
+
+def _ranks(values: NDArray[np.float64], times: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Ranks of n values in each of several samples that hold them so many `times` (samples, n), ties sharing their mean rank."""
+    _, place = np.unique(values, return_inverse=True)
+    order = np.argsort(place, kind="stable")
+    starts = np.flatnonzero(np.diff(place[order], prepend=-1))
+    together = np.add.reduceat(times[:, order], starts, axis=1)
+    return (np.cumsum(together, axis=1) - 0.5 * together + 0.5)[:, place]
+
+
+def _correlation(
+    a: NDArray[np.float64], b: NDArray[np.float64], times: NDArray[np.float64] | float = 1.0
+) -> NDArray[np.float64]:
+    """Pearson's r of each row of a with that of b, every pair counted so many times; NaN where one is constant."""
+    times = np.broadcast_to(times, a.shape)
+    total = times.sum(axis=1, keepdims=True)
+    a, b = (x - (times * x).sum(axis=1, keepdims=True) / total for x in (a, b))
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (a * b).sum(axis=1) / np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
+        return (times * a * b).sum(axis=1) / np.sqrt((times * a * a).sum(axis=1) * (times * b * b).sum(axis=1))

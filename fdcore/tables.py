@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -76,15 +77,60 @@ def _found(run: Run) -> str:
     """The result in a few words."""
     if run.error:
         return run.error
-    if run.task == "score" and run.summary:
-        failed = run.summary["failed"]
-        return f"{run.summary['scored']} scored" + (f", {failed} failed" if failed else "")
-    # A summary of an older version has no "systems".
-    if run.task in FOUND and run.summary and "systems" in run.summary:
-        return FOUND[run.task](run.summary)
+    if run.task in FOUND and run.summary:
+        # A summary of an older version may lack what is said here.
+        with contextlib.suppress(KeyError):
+            return FOUND[run.task](run.summary)
     if run.state == "cancelled" and run.total:
         return f"{run.text}, {run.done / run.total:.0%} done"
     return run.text
+
+
+def _scored(summary: Mapping[str, Any]) -> str:
+    failed = summary["failed"]
+    return f"{summary['scored']} scored" + (f", {failed} failed" if failed else "")
+
+
+def _attacked(summary: Mapping[str, Any]) -> str:
+    return f"{summary['steps_done']:,} steps of {summary['starts']} starts"
+
+
+def _compared(summary: Mapping[str, Any]) -> str:
+    failed = summary["failed"]
+    return f"{summary['compared']} compared with a reference" + (f", {failed} failed" if failed else "")
+
+
+def _labelled(summary: Mapping[str, Any]) -> str:
+    failed = summary["failed"]
+    return f"{summary['labelled']} labelled by {summary['reference']}" + (f", {failed} failed" if failed else "")
+
+
+def _checked(summary: Mapping[str, Any]) -> str:
+    how = "agrees" if summary["passed"] else "DOES NOT AGREE"
+    share = summary["forces_conservative_error"] / max(summary["forces_conservative_scale"], 1e-300)
+    return f"F_c {how} with differences, to {share:.0e} of its largest component"
+
+
+def _spread(summary: Mapping[str, Any]) -> str:
+    failed = summary["failed"]
+    return f"{summary['compared']} under {summary['members']} models" + (f", {failed} failed" if failed else "")
+
+
+def _examined(summary: Mapping[str, Any]) -> str:
+    missing = summary["missing"]
+    return f"{summary['examined']} examined" + (f", {missing} parts missing" if missing else "")
+
+
+def _finetuned(summary: Mapping[str, Any]) -> str:
+    return f"{summary['model']}, {summary['epochs_done']} epochs on {summary['n_trained']} structures"
+
+
+def _steadied(summary: Mapping[str, Any]) -> str:
+    return f"{summary['models']} models, {summary['nve_runs']} NVE runs each"
+
+
+def _looped(summary: Mapping[str, Any]) -> str:
+    return f"{summary['generations']} generations, {summary['labelled']} labelled structures, {len(summary['trained'])} models"
 
 
 def _relaxed(summary: Mapping[str, Any]) -> str:
@@ -133,8 +179,29 @@ REASONS = {
 }
 
 
+def _reproduced(summary: Mapping[str, Any]) -> str:
+    failed = summary["failed"]
+    done = summary["parts"] - failed
+    return f"{done} of {summary['parts']} parts done" + (f", {failed} could not be" if failed else "")
+
+
 # The result in a few words, by task, from its summary alone.
-FOUND: Mapping[str, Callable[[Mapping[str, Any]], str]] = {"relax": _relaxed, "md": _moved, "mts-advisor": _advised}
+FOUND: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "score": _scored,
+    "relax": _relaxed,
+    "md": _moved,
+    "mts-advisor": _advised,
+    "attack": _attacked,
+    "validate": _compared,
+    "label": _labelled,
+    "ensemble": _spread,
+    "report": _examined,
+    "check": _checked,
+    "finetune": _finetuned,
+    "generations": _looped,
+    "stability": _steadied,
+    "reproduce": _reproduced,
+}
 
 
 def attempts_table(attempts: Sequence[Attempt]) -> pd.DataFrame:

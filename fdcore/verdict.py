@@ -50,6 +50,8 @@ def judge(
         _force_scale(evaluation, reference),
         _element_pairs(structure, card, reference),
     ]
+    if structure.kind not in card.trained_on:
+        evidence.append(_kind(structure, card))
     if card.neighbour_cap is not None:
         evidence.append(_ties(evaluation, card.neighbour_cap))
     if evaluation.confidence is not None:
@@ -159,6 +161,14 @@ def _element_pairs(structure: Structure, card: ModelCard, reference: ReferenceDi
     atoms = tuple(sorted({i for _, *ij in new.values() for i in ij}))
     listed = ", ".join(sorted(new))
     return Evidence(name, "fail", f"The training data has no structure in which {listed} are neighbours.", atoms)
+
+
+def _kind(structure: Structure, card: ModelCard) -> Evidence:
+    """A molecule has surroundings that no crystal has; the inside of a large droplet is much like the liquid in its cell."""
+    name = "Kind of structure"
+    if structure.periodic:
+        return Evidence(name, "look", f"{card.id} was trained without periodic cells: {card.periodic}.")
+    return Evidence(name, "fail", f"This is a molecule, and {card.id} has never seen one: it reads {card.periodic}.")
 
 
 def _ties(evaluation: Evaluation, cap: int) -> Evidence:

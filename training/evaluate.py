@@ -2,7 +2,8 @@
 
     python training/evaluate.py --data training/work --model training/work/fd-orb-small-v1/model.safetensors --id fd-orb-small-v1
 
-Writes fdcore/data/models/<id>.safetensors, .card.json, .distribution.json and fdcore/data/labels/<id>.extxyz.
+Writes fdcore/data/models/<id>.safetensors, .card.json, .distribution.json and fdcore/data/labels/<id>.extxyz. A further seed of
+a model (--member-of) shares the labels of the first.
 """
 
 from __future__ import annotations
@@ -18,8 +19,7 @@ from pathlib import Path
 import ase.io
 import numpy as np
 from ase import Atoms
-from make_data import FORCE_CAP, HELD_OUT_BAND_A, SIGMA_RANGE_A, STRAIN
-from prototypes import PROTOTYPES
+from recipes import recipe_of
 from scipy.stats import spearmanr
 
 from fdcore.delta import rms_difference
@@ -30,9 +30,6 @@ from fdcore.records import ModelCard, Structure
 from fdcore.structures import closest_per_pair
 
 DATA = Path(__file__).resolve().parent.parent / "fdcore" / "data"
-BANDS_A = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
-# What the verdict calls ordinary: frames of the training distribution up to this displacement, and MD.
-ORDINARY_SIGMA_A = 0.1
 SUBSET_FRAMES = 48
 
 
@@ -53,7 +50,7 @@ class Row:
 
 
 def bare(atoms: Atoms) -> Atoms:
-    return Atoms(atoms.symbols, positions=atoms.positions, cell=atoms.cell, pbc=True)
+    return Atoms(atoms.symbols, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
 
 
 def evaluated(model: OrbModel, frames: Sequence[Atoms]) -> list[Row]:
@@ -105,10 +102,10 @@ def grouped(rows: Sequence[Row], key) -> dict[str, dict]:
     return {name: summary(members) for name, members in sorted(groups.items())}
 
 
-def bands(rows: Sequence[Row]) -> list[dict]:
+def bands(rows: Sequence[Row], edges_A: Sequence[float]) -> list[dict]:
     """The ladder of growing displacement."""
     out = []
-    for low, high in itertools.pairwise(BANDS_A):
+    for low, high in itertools.pairwise(edges_A):
         members = [r for r in rows if r.sigma is not None and low <= r.sigma < high]
         if members:
             out.append({"sigma_low_A": low, "sigma_high_A": high, **summary(members)})
@@ -124,20 +121,31 @@ def closest_in(frames: Sequence[Atoms]) -> dict[str, float]:
     return {pair: round(distance, 3) for pair, distance in sorted(out.items())}
 
 
+def names(frames: Sequence[Atoms]) -> list[str]:
+    """What the frames are of, each once, in their order."""
+    return list(dict.fromkeys(a.info["prototype"] for a in frames))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, default=Path("training/work"))
     parser.add_argument("--model", type=Path, default=Path("training/work/fd-orb-small-v1/model.safetensors"))
     parser.add_argument("--id", default="fd-orb-small-v1")
-    parser.add_argument("--made-by", default="python training/make_embedded.py")
+    parser.add_argument("--member-of", default="", help="the model of which this is another seed")
+    parser.add_argument("--epochs", help="of the training, for a file that does not say it")
     arguments = parser.parse_args()
+    first = arguments.member_of or arguments.id
+    recipe = recipe_of(first)
 
     module, adapter, config, metadata = load(arguments.model)
+    started_from = metadata.get("started_from", "")
+    seed, epochs = metadata.get("seed"), metadata.get("epochs", arguments.epochs)
     train = ase.io.read(arguments.data / "train.extxyz", ":")
     elements = tuple(sorted({s for a in train for s in a.get_chemical_symbols()}))
     draft = ModelCard(
         id=arguments.id, family="embedded", kind="direct", summary="", training_data="", reference_method="", elements=elements,
-        licence="", weights="embedded", n_parameters=0, cutoff_A=config.cutoff_A, neighbour_cap=None,
+        licence="", weights="embedded", n_parameters=sum(p.numel() for p in module.parameters()), cutoff_A=config.cutoff_A,
+        neighbour_cap=None,
     )  # fmt: skip
     model = OrbModel(draft, module, adapter, "cpu", "float32")
     sets = {
@@ -145,12 +153,15 @@ def main() -> None:
     }
     everything = [r for rows in sets.values() for r in rows]
 
-    ordinary = [r for r in sets["inside"] if r.sigma is None or r.sigma <= ORDINARY_SIGMA_A]
-    rng = np.random.default_rng(0)
-    subset = [everything[i] for i in sorted(rng.choice(len(everything), SUBSET_FRAMES, replace=False))]
-    labels = DATA / "labels" / f"{arguments.id}.extxyz"
-    labels.parent.mkdir(parents=True, exist_ok=True)
-    ase.io.write(labels, [r.atoms for r in subset], format="extxyz")
+    ordinary = [r for r in sets["inside"] if r.sigma is None or r.sigma <= recipe.ordinary_sigma_A]
+    labels = DATA / "labels" / f"{first}.extxyz"
+    if not arguments.member_of:
+        rng = np.random.default_rng(0)
+        chosen = [everything[i].atoms for i in sorted(rng.choice(len(everything), SUBSET_FRAMES, replace=False))]
+        labels.parent.mkdir(parents=True, exist_ok=True)
+        ase.io.write(labels, chosen, format="extxyz")
+    # As shipped: what the file rounds is rounded here, too.
+    subset = evaluated(model, ase.io.read(labels, ":"))
 
     weights = DATA / "models" / f"{arguments.id}.safetensors"
     weights.parent.mkdir(parents=True, exist_ok=True)
@@ -161,10 +172,9 @@ def main() -> None:
         "id": arguments.id,
         "family": "embedded",
         "kind": "direct",
-        "summary": "Small Orb-v3-style direct model that travels with the package: a specialist for a few families of crystals.",
-        "training_data": f"{len(train):,} frames of Mg, Al and Mg-Al phases, NaCl, MgO, LiF, Li2S, Li3PS4, LGPS and ice XI, displaced, "
-        "strained and from short MD",
-        "reference_method": "CHGNet 0.4.2 (a PBE+U surrogate), not DFT",
+        "summary": recipe.summary_of_member(first, seed, epochs) if arguments.member_of else recipe.summary,
+        "training_data": recipe.training_data.format(frames=f"{len(train):,}"),
+        "reference_method": recipe.reference_method,
         "elements": list(elements),
         "licence": "Apache-2.0",
         "weights": "embedded",
@@ -172,7 +182,8 @@ def main() -> None:
         "cutoff_A": config.cutoff_A,
         "neighbour_cap": None,
         "needs_charge_spin": False,
-        "periodic": "crystals; it has seen no molecule, no surface and no liquid",
+        "periodic": recipe.periodic,
+        "trained_on": recipe.trained_on,
         "confidence_head": False,
         "download_MB": 0,
         "gradient_proof": "central differences in float64, with these weights (tests/contracts; `fdcore models --check`)",
@@ -188,22 +199,25 @@ def main() -> None:
             ),
             "r_s(U, eps_nc), all held-out frames": round(summary(everything)["spearman_force_delta_error_direct"], 3),
         },
-        "not_for": "Research results. Its reference is another potential; other elements, molecules, surfaces, liquids, charged "
-        "defects and bond breaking are outside what it knows. It is here to show the method at once, offline.",
-        "source": "trained in this project",
-        "citation": "this software (CITATION.cff); teacher: Deng et al. 2023, CHGNet; architecture: Rhodes et al. 2025, Orb-v3",
+        "not_for": recipe.not_for,
+        "source": "trained in this project" + (f", from the weights of {started_from}" if started_from else ""),
+        "citation": recipe.citation,
+        "member_of": arguments.member_of,
         "sha256": file_sha256(weights),
-        "made_by": arguments.made_by,
-        "seed": metadata.get("seed"),
+        "made_by": recipe.command_of_member(arguments.id, first, seed, epochs)
+        if arguments.member_of
+        else recipe.made_by,
+        "seed": seed,
+        "epochs": epochs,
         "data": {
             "frames": len(train),
             "atoms": sum(map(len, train)),
-            "sigma_range_A": SIGMA_RANGE_A,
-            "held_out_band_A": HELD_OUT_BAND_A,
-            "strain": STRAIN,
-            "force_cap_eV_per_A": FORCE_CAP,
-            "structures": [p.name for p in PROTOTYPES if not p.held_out],
-            "held_out_structures": [p.name for p in PROTOTYPES if p.held_out],
+            "sigma_range_A": recipe.sigma_range_A,
+            "held_out_band_A": recipe.held_out_band_A,
+            "strain": recipe.strain,
+            "force_cap_eV_per_A": recipe.force_cap,
+            "structures": names(train),
+            "held_out_structures": names([r.atoms for r in sets["structures"]]),
         },
         "tables": {
             "inside": inside,
@@ -217,10 +231,11 @@ def main() -> None:
     largest = max(float(np.linalg.norm(a.arrays["forces_reference"], axis=1).max()) for a in train)
     distribution = {
         "model": arguments.id,
-        "description": f"{len(ordinary)} held-out frames like the training data: displaced by up to {ORDINARY_SIGMA_A} Å, strained by "
-        f"up to {STRAIN:.0%}, and MD at 300-900 K",
+        "description": f"{len(ordinary)} held-out frames like the training data: displaced by up to {recipe.ordinary_sigma_A} Å, "
+        + (f"strained by up to {recipe.strain:.0%}, " if recipe.strain else "")
+        + "and MD at 300-900 K",
         "values_eV_per_A": sorted(round(r.force_delta, 6) for r in ordinary),
-        "bands": bands(sets["inside"] + sets["band"]),
+        "bands": bands(sets["inside"] + sets["band"], recipe.bands_A),
         "closest_A": closest_in(train),
         "largest_force_eV_per_A": round(largest, 2),
     }

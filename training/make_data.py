@@ -4,7 +4,7 @@
 
 Writes train.extxyz and one file per held-out set: `band` (prototypes of the training set, a whole band of displacements never
 trained on), `structures` (prototypes never trained on), `inside` (like the training frames, other seeds). Labels: `energy_eV`
-and array `forces_reference` in eV/Å. Needs the extra `chgnet` (pip install -e .[chgnet]).
+and array `forces_reference` in eV/Å. Needs the extra `training` (pip install -e .[training]).
 """
 
 from __future__ import annotations
@@ -23,15 +23,9 @@ from chgnet.model.dynamics import CHGNetCalculator, StructOptimizer
 from chgnet.model.model import CHGNet
 from prototypes import PROTOTYPES, Prototype
 from pymatgen.io.ase import AseAtomsAdaptor
+from recipes import CRYSTALS
 from tqdm import tqdm
 
-# Displacements (Å): log-uniform, except for a band that only the held-out set sees.
-SIGMA_RANGE_A = (0.01, 0.5)
-HELD_OUT_BAND_A = (0.15, 0.20)
-# Largest strain of each lattice vector component; frames with a larger force than this (eV/Å) are dropped: CHGNet has
-# never seen such forces either, and a handful would dominate the loss.
-STRAIN = 0.06
-FORCE_CAP = 15.0
 MD_TEMPERATURES_K = (300.0, 600.0, 900.0)
 FRAMES = {"Mg-Al": 900, "rock salt": 850, "Li-P-S": 620, "ice": 420}
 MD_SHARE = 0.12
@@ -48,18 +42,10 @@ def relax(prototype: Prototype, optimizer: StructOptimizer) -> Atoms:
     return Atoms(relaxed.symbols, positions=relaxed.positions, cell=relaxed.cell, pbc=True)
 
 
-def draw_sigma(rng: np.random.Generator, inside_band: bool) -> float:
-    """A displacement in Å; the held-out band is skipped unless it is asked for."""
-    while True:
-        sigma = float(np.exp(rng.uniform(*np.log(SIGMA_RANGE_A))))
-        if (HELD_OUT_BAND_A[0] <= sigma < HELD_OUT_BAND_A[1]) == inside_band:
-            return sigma
-
-
 def rattled(atoms: Atoms, sigma: float, rng: np.random.Generator) -> Atoms:
-    """Strained by up to STRAIN (symmetric, volume included) and displaced by a Gaussian of sigma Å."""
+    """Strained by up to the recipe's strain (symmetric, volume included) and displaced by a Gaussian of sigma Å."""
     out = atoms.copy()
-    strain = rng.uniform(-STRAIN, STRAIN, (3, 3)) * (0.3 + 0.7 * np.eye(3))
+    strain = rng.uniform(-CRYSTALS.strain, CRYSTALS.strain, (3, 3)) * (0.3 + 0.7 * np.eye(3))
     out.set_cell(out.cell.array @ (np.eye(3) + 0.5 * (strain + strain.T)), scale_atoms=True)
     out.positions += rng.normal(0.0, sigma, out.positions.shape)
     return out
@@ -84,7 +70,7 @@ def md_frames(atoms: Atoms, count: int, model: CHGNet, rng: np.random.Generator)
 
 
 def label(frames: list[Atoms], model: CHGNet) -> list[Atoms]:
-    """Frames with the teacher's energy and forces, without those whose largest force exceeds FORCE_CAP."""
+    """Frames with the teacher's energy and forces, without those whose largest force exceeds the cap."""
     out = []
     # A batch of 8 at most: CHGNet's memory grows steeply with the number of bond angles.
     for start in tqdm(range(0, len(frames), 8), desc="label", unit="batch"):
@@ -92,7 +78,10 @@ def label(frames: list[Atoms], model: CHGNet) -> list[Atoms]:
         predictions = model.predict_structure([AseAtomsAdaptor.get_structure(a) for a in part], task="ef", batch_size=8)
         for atoms, prediction in zip(part, predictions, strict=True):
             forces_reference = np.asarray(prediction["f"], dtype=float)
-            if not np.isfinite(forces_reference).all() or np.linalg.norm(forces_reference, axis=1).max() > FORCE_CAP:
+            if (
+                not np.isfinite(forces_reference).all()
+                or np.linalg.norm(forces_reference, axis=1).max() > CRYSTALS.force_cap
+            ):
                 continue
             atoms.info["energy_eV"] = float(prediction["e"]) * len(atoms)
             atoms.new_array("forces_reference", forces_reference)
@@ -106,7 +95,7 @@ def frames_of(
     """`count` rattled and `md_count` MD frames with their provenance in `info`."""
     out = []
     for _ in range(count):
-        sigma = draw_sigma(rng, inside_band=band)
+        sigma = CRYSTALS.draw_sigma(rng, inside_band=band)
         frame = rattled(relaxed, sigma, rng)
         frame.info["sigma_A"] = sigma
         out.append(frame)

@@ -1,8 +1,9 @@
 """Write the example structures that travel with the package, and their cards.
 
-    python training/make_examples.py --minima training/work/minima.extxyz
+    python training/make_examples.py --work training/work
 
-`minima.extxyz` (the teacher's relaxed prototypes) comes from make_data.py. Everything written here is our own: CC0.
+The teachers' relaxed structures come from make_data.py (`minima.extxyz`) and make_molecule_data.py (`molecules/`, with the water
+box). Everything written here is our own: CC0.
 """
 
 from __future__ import annotations
@@ -10,39 +11,34 @@ from __future__ import annotations
 import argparse
 import io
 import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import ase.io
 import numpy as np
 from ase import Atoms
-from ase.build import bulk
+from ase.build import bulk, surface
 
 OUT = Path(__file__).resolve().parent.parent / "fdcore" / "data" / "examples"
+MOLECULE_MODEL = "fd-orb-molecules-v1"
+PAPER_MOLECULES = (
+    ("aspirin", "Aspirin", "A molecule in a plain xyz file, 21 atoms, with charge and spin in its comment line."),
+    ("paracetamol", "Paracetamol", "20 atoms; an amide and a phenol."),
+    ("Ac-Ala3-NHMe", "Ac-Ala3-NHMe, a peptide", "Three alanines with capped ends, 42 atoms."),
+    ("DHA", "DHA, a fatty acid", "Docosahexaenoic acid, 56 atoms, six double bonds in a soft chain."),
+    ("stachyose", "Stachyose, a sugar of four rings", "87 atoms, fourteen hydroxyl groups and their hydrogen bonds."),
+)
 
-# MMFF geometry of acetylsalicylic acid (rdkit, seed 7).
-ASPIRIN = """\
-C 3.403773 0.554328 0.055171
-C 2.043928 0.139118 0.531220
-O 1.689379 0.144080 1.703130
-O 1.288360 -0.265870 -0.563568
-C -0.028437 -0.584662 -0.218989
-C -0.328237 -1.942419 -0.067410
-C -1.628959 -2.330425 0.247766
-C -2.625932 -1.367087 0.398262
-C -2.326724 -0.011368 0.227262
-C -1.022044 0.396766 -0.091408
-C -0.703218 1.833352 -0.303091
-O 0.360873 2.305193 -0.658958
-O -1.756333 2.637294 -0.059211
-H 3.923900 -0.305428 -0.374101
-H 3.984378 0.930016 0.902534
-H 3.310878 1.356169 -0.681670
-H 0.448981 -2.692201 -0.185748
-H -1.865912 -3.383598 0.378171
-H -3.640546 -1.670069 0.646979
-H -3.124400 0.719025 0.342852
-H -1.403708 3.537784 -0.218829
-"""
+
+@dataclass(frozen=True)
+class Card:
+    """What the cards file says of an example; `paper` is the name of the system in Table 2 of the paper."""
+
+    title: str
+    description: str
+    source: str
+    paper: str = ""
+    model: str = ""
 
 
 def symmetric_cif(name: str, spacegroup: str, number: int, cell: list[float], sites: list[tuple]) -> str:
@@ -75,10 +71,35 @@ def written(atoms: Atoms | list[Atoms], format: str, **options) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
+def plain_xyz(name: str, atoms: Atoms) -> str:
+    """A neutral molecule with paired electrons, as plain xyz with charge and spin in the comment line."""
+    rows = [f"{s} {x:.5f} {y:.5f} {z:.5f}" for s, (x, y, z) in zip(atoms.symbols, atoms.positions, strict=True)]
+    return "\n".join([str(len(atoms)), f"{name} charge=0 spin=1", *rows]) + "\n"
+
+
+def capd_nh2() -> Atoms:
+    """NH2 between two calcium atoms of CaPd(110): four layers, 2 x 2, bond lengths of amides; not relaxed."""
+    slab = surface(bulk("CaPd", "cesiumchloride", a=3.52), (1, 1, 0), layers=4, vacuum=7.5, periodic=True) * (2, 2, 1)
+    top = slab.positions[:, 2].max()
+    upper = [i for i, s in enumerate(slab.symbols) if s == "Ca" and slab.positions[i, 2] > top - 0.1]
+    first = slab.positions[upper[0]]
+    distances = slab.get_distances(upper[0], upper, mic=True, vector=True)
+    along = min((d for d in distances if np.linalg.norm(d) > 0.1), key=np.linalg.norm)
+    length = float(np.linalg.norm(along))
+    across = np.cross([0.0, 0.0, 1.0], along / length)
+    nitrogen = first + along / 2 + [0, 0, np.sqrt(2.35**2 - (length / 2) ** 2)]
+    half = np.deg2rad(104.0) / 2
+    hydrogen = [nitrogen + 1.02 * (sign * np.sin(half) * across + [0, 0, np.cos(half)]) for sign in (1, -1)]
+    return slab + Atoms("NH2", positions=[nitrogen, *hydrogen])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--minima", type=Path, default=Path("training/work/minima.extxyz"))
-    minima = {a.info["prototype"]: a for a in ase.io.read(parser.parse_args().minima, ":")}
+    parser.add_argument("--work", type=Path, default=Path("training/work"))
+    work = parser.parse_args().work
+    minima = {a.info["prototype"]: a for a in ase.io.read(work / "minima.extxyz", ":")}
+    molecules = {a.info["prototype"]: a for a in ase.io.read(work / "molecules" / "minima.extxyz", ":")}
+    water = ase.io.read(work / "molecules" / "water_box.extxyz")
     rng = np.random.default_rng(2026)
     OUT.mkdir(parents=True, exist_ok=True)
 
@@ -117,72 +138,95 @@ def main() -> None:
                     ("Al", 0.0954, 0.0954, 0.2725),
                 ],
             ),
-            "Mg17Al12, as published",
-            "The paper's alloy, 58 atoms, symmetry in the CIF. What the embedded model knows best.",
-            "Cell and sites: Schobinger-Papamantellos & Fischer 1970",
+            Card(
+                "Mg17Al12, as published",
+                "The paper's alloy, 58 atoms, symmetry in the CIF. What the embedded model knows best.",
+                "Cell and sites: Schobinger-Papamantellos & Fischer 1970",
+                paper="Mg17Al12",
+            ),
         ),
         (
             "Mg17Al12_displaced.extxyz",
             written(rattled(hot, 0.3), "extxyz"),
-            "Mg17Al12, every atom displaced",
-            "The same alloy with random displacements of 0.3 Å per component: far from anything relaxed.",
-            "training/make_examples.py",
+            Card(
+                "Mg17Al12, every atom displaced",
+                "The same alloy with random displacements of 0.3 Å per component: far from anything relaxed.",
+                "training/make_examples.py",
+            ),
         ),
         (
             "Mg17Al12_one_atom.extxyz",
             written(one, "extxyz"),
-            "Mg17Al12, one atom out of place",
-            "A relaxed cell with a single atom moved by 0.58 Å. See whether the per-atom map finds it.",
-            "training/make_examples.py",
+            Card(
+                "Mg17Al12, one atom out of place",
+                "A relaxed cell with a single atom moved by 0.58 Å. See whether the per-atom map finds it.",
+                "training/make_examples.py",
+            ),
         ),
         (
             "NaCl.cif",
             symmetric_cif("NaCl", "F m -3 m", 225, [a_nacl] * 3 + [90] * 3, [("Na", 0, 0, 0), ("Cl", 0.5, 0.5, 0.5)]),
-            "Rock salt",
-            "Eight atoms, perfect symmetry: every force vanishes, so the two cannot disagree.",
-            "training/make_examples.py",
+            Card(
+                "Rock salt",
+                "Eight atoms, perfect symmetry: every force vanishes, so the two cannot disagree.",
+                "training/make_examples.py",
+            ),
         ),
         (
             "NaCl_compressed.vasp",
             written(compressed, "vasp", direct=True),
-            "Rock salt, compressed",
-            "The lattice constant 14 % too short, a POSCAR. Outside what the model was trained on, yet symmetric.",
-            "training/make_examples.py",
+            Card(
+                "Rock salt, compressed",
+                "The lattice constant 14 % too short, a POSCAR. Outside what the model was trained on, yet symmetric.",
+                "training/make_examples.py",
+            ),
         ),
         (
             "MgO_vacancy.extxyz",
             written(rattled(bulk("MgO", "rocksalt", a=4.25, cubic=True) * (2, 1, 1), 0.05)[1:], "extxyz"),
-            "MgO with a vacancy",
-            "One magnesium missing: a charged defect that the training data does not contain.",
-            "training/make_examples.py",
+            Card(
+                "MgO with a vacancy",
+                "One magnesium missing: a charged defect that the training data does not contain.",
+                "training/make_examples.py",
+            ),
         ),
         (
             "LGPS.cif",
             written(clean("Li10GeP2S12"), "cif"),
-            "LGPS, a solid electrolyte",
-            "Li10GeP2S12 with its disorder resolved, 50 atoms, relaxed by the teacher.",
-            "Kamaya et al. 2011, ordered and relaxed in training/",
+            Card(
+                "LGPS, a solid electrolyte",
+                "Li10GeP2S12 with its disorder resolved, 50 atoms, relaxed by the teacher.",
+                "Kamaya et al. 2011, ordered and relaxed in training/",
+                paper="LGPS",
+            ),
         ),
         (
             "ice_XI.cif",
             written(clean("ice XI"), "cif"),
-            "Ice XI",
-            "Proton-ordered ice, 24 atoms.",
-            "Leadbetter et al. 1985, relaxed in training/",
+            Card(
+                "Ice XI",
+                "The paper's ice with its protons in order, 24 atoms.",
+                "Leadbetter et al. 1985, relaxed in training/",
+                paper="ice",
+            ),
         ),
         (
             "ice_ladder.extxyz",
             written(ladder, "extxyz"),
-            "Ice, twelve steps out",
-            "Twelve frames displaced by 0.01 to 0.5 Å: watch U_Delta rise, and see where it ranks them.",
-            "training/make_examples.py",
+            Card(
+                "Ice, twelve steps out",
+                "Twelve frames displaced by 0.01 to 0.5 Å: watch U_Delta rise, and see where it ranks them.",
+                "training/make_examples.py",
+            ),
         ),
         (
             "Li3PS4_beta.vasp",
             written(clean("beta-Li3PS4"), "vasp", direct=True),
-            "beta-Li3PS4, never trained on",
-            "A polymorph that was held out of training, its elements known.",
-            "Homma et al. 2011, relaxed in training/",
+            Card(
+                "beta-Li3PS4, never trained on",
+                "A polymorph that was held out of training, its elements known.",
+                "Homma et al. 2011, relaxed in training/",
+            ),
         ),
         (
             "MOF-5.cif",
@@ -201,22 +245,50 @@ def main() -> None:
                     ("H", 0.3049, 0.1951, 0.0448),
                 ],
             ),
-            "MOF-5, for the large models",
-            "424 atoms with Zn and C, which the embedded model does not know: it refuses, and says which models do.",
-            "Sites: Eddaoudi et al. 2002",
+            Card(
+                "MOF-5, for the large models",
+                "424 atoms with Zn and C together, which no embedded model knows: it refuses, and says which models do.",
+                "Sites: Eddaoudi et al. 2002",
+                paper="MoF5",
+            ),
         ),
         (
-            "aspirin.xyz",
-            f"{len(ASPIRIN.splitlines())}\naspirin charge=0 spin=1\n{ASPIRIN}",
-            "Aspirin, for the large models",
-            "A molecule in a plain xyz file, with charge and spin in its comment line.",
-            "rdkit + MMFF94",
+            "CaPd_NH2.extxyz",
+            written(capd_nh2(), "extxyz"),
+            Card(
+                "CaPd surface with NH2, for the large models",
+                "Four layers of CaPd(110) with NH2 between two calcium atoms, an amide as in the paper's table (not ammonia), 35 atoms, as "
+                "built: not relaxed. The paper's own slab comes from OC22.",
+                "CsCl type: Mendelsohn & Tanaka 1973, J. Less-Common Met. 32, 314. a = 3.52 Å is what the slab was built with, not verified "
+                "against a measurement; adsorbate placed in training/",
+                paper="CaPd-NH2",
+            ),
+        ),
+        *(
+            (
+                f"{name}.xyz",
+                plain_xyz(name, molecules[name]),
+                Card(title, description, "rdkit from SMILES, relaxed with GFN2-xTB in training/", paper=name),
+            )
+            for name, title, description in PAPER_MOLECULES
+        ),
+        (
+            "water_box.extxyz",
+            written(Atoms(water.symbols, positions=water.positions, cell=water.cell, pbc=True), "extxyz"),
+            Card(
+                "Water, a box of 15 Å",
+                "112 molecules of the liquid at 300 K. The model for molecules knows water from droplets, not from a periodic cell.",
+                "SPC/Fw molecular dynamics in training/",
+                paper="Water",
+                model=MOLECULE_MODEL,
+            ),
         ),
     ]
     cards = []
-    for file, text, title, description, source in files:
+    for file, text, card in files:
         (OUT / file).write_text(text)
-        cards.append({"file": file, "title": title, "description": description, "source": source, "licence": "CC0-1.0"})
+        given = {k: v for k, v in asdict(card).items() if v}
+        cards.append({"file": file, **given, "licence": "CC0-1.0"})
     (OUT / "cards.json").write_text(json.dumps(cards, indent=1, ensure_ascii=False) + "\n")
     print(f"{len(cards)} examples written to {OUT}")
 

@@ -23,12 +23,12 @@ from orb_models.common.atoms.batch.graph_batch import AtomGraphs
 from orb_models.common.dataset.augmentations.geometric_augmentations import rand_matrix
 from orb_models.forcefield.models.direct_regressor import DirectForcefieldRegressor
 
-from fdcore.models.small_orb import SmallOrbConfig, build, save
+from fdcore.models.small_orb import SmallOrbConfig, build, load, save
 
 
 def graph(adapter, atoms: Atoms) -> AtomGraphs:
     """The neighbour graph with the teacher's energy and forces as targets."""
-    bare = Atoms(atoms.symbols, positions=atoms.positions, cell=atoms.cell, pbc=True)
+    bare = Atoms(atoms.symbols, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
     out = adapter.from_ase_atoms(bare, device="cpu")
     out.system_targets = {"energy": torch.tensor([atoms.info["energy_eV"]], dtype=torch.float64)}
     out.node_targets = {"forces": torch.tensor(atoms.arrays["forces_reference"], dtype=torch.float32)}
@@ -66,7 +66,8 @@ def set_normalisers(module: DirectForcefieldRegressor, frames: list[Atoms]) -> N
     for head, mean, std in ((energy, residual.mean(), residual.std()), (forces, 0.0, components.std())):
         head.normalizer.bn.running_mean = torch.tensor([mean], dtype=torch.float32)
         head.normalizer.bn.running_var = torch.tensor([std**2], dtype=torch.float32)
-        head.normalizer.bn.num_batches_tracked = torch.tensor(1000)
+        # The package's own shape, which differs from head to head: a file must fill its architecture exactly.
+        head.normalizer.bn.num_batches_tracked.fill_(1000)
 
 
 def learning_rate(step: int, total: int, peak: float) -> float:
@@ -87,6 +88,9 @@ def main() -> None:
     parser.add_argument("--ema", type=float, default=0.999)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--start-from", type=Path, help="weights of a trained model of the same architecture to begin with"
+    )
     parser.add_argument("--config", type=json.loads, default={}, help="JSON of SmallOrbConfig fields")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -95,6 +99,16 @@ def main() -> None:
 
     config = SmallOrbConfig(**arguments.config)
     module, adapter = build(config)
+    metadata, before = {"seed": str(arguments.seed)}, ""
+    if arguments.start_from is not None:
+        # What edges mean for forces is learnt slowly (a long plateau where bonds are stiff) and carries over.
+        begun, _, begun_config, begun_metadata = load(arguments.start_from)
+        if begun_config != config:
+            parser.error(f"{arguments.start_from} has another architecture")
+        torch.nn.Module.load_state_dict(module, begun.state_dict())
+        # A further stage of the same training says where the first began, and how long each was.
+        metadata["started_from"] = begun_metadata.get("started_from", arguments.start_from.stem)
+        before = f"{begun_metadata['epochs']} + " if "started_from" in begun_metadata else ""
     frames = ase.io.read(arguments.data / "train.extxyz", ":")
     set_normalisers(module, frames)
     graphs = [graph(adapter, a) for a in frames]
@@ -141,7 +155,9 @@ def main() -> None:
             step += 1
             for name in sums:
                 sums[name] += float(output.log.get(name, output.loss if name == "loss" else 0.0))
-        save(arguments.out / "model.safetensors", average.module, config, {"seed": str(arguments.seed)})
+        save(
+            arguments.out / "model.safetensors", average.module, config, {**metadata, "epochs": f"{before}{epoch + 1}"}
+        )
         torch.save(
             {
                 "module": module.state_dict(),

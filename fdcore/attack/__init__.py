@@ -5,5 +5,4 @@ guards.py        what keeps a structure plausible
 ascent.py        the climb itself: a generator of frozen records
 environments.py  what tells two structures apart
 selection.py     from everything that was visited to a dataset
-references.py    calculators to hold it against
 """

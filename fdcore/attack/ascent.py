@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fdcore.attack.guards import Closest, broken, closest_pair, held_apart, largest_force
-from fdcore.attack.settings import Attack
+from fdcore.attack.settings import NO_FORCE_DELTA, Attack
 from fdcore.errors import FdcoreError
 from fdcore.models.base import Model, estimated_edges, guessed_seconds_per_edge
 from fdcore.records import Gradients, Structure
@@ -31,8 +31,6 @@ WAVE_SECONDS = 1.0
 GRADIENT_COST, GPU_SPEED = 2.5, 40.0
 # Below this (eV/Å^2, the largest of an atom) grad U_Delta is zero by symmetry, or rounding.
 NO_GRADIENT = 2e-3
-# Below this (eV/Å) U_Delta itself is rounding, and the direction of its gradient with it.
-NO_FORCE_DELTA = 1e-4
 # The displacement of a start that has no gradient where rattle_A is zero (Å).
 LEAST_RATTLE_A = 0.01
 # By how much U_Delta must exceed its highest value so far to count as rising.
@@ -354,8 +352,8 @@ class Ascent:
             yield self._end(
                 climber,
                 "plateau",
-                f"U_Delta has stopped rising: its highest, {climber.best:.3g} eV/Å, was reached at step {climber.best_step}, "
-                f"{climber.step - climber.best_step} steps ago. Far out it saturates while the error goes on growing.",
+                f"For {climber.step - climber.best_step} steps it has not exceeded the {climber.best:.3g} eV/Å of step {climber.best_step} by more than "
+                f"{100 * (RISING - 1):.2g} %. Far out it saturates while the error goes on growing.",
             )
 
     def _take(self, climber: _Climber, found: Gradients) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fdcore.attack.environments import distances
-from fdcore.attack.settings import Choice
+from fdcore.attack.settings import NO_FORCE_DELTA, Choice
 
 Array = NDArray[np.float64]
 
@@ -22,6 +24,30 @@ class Selected:
     novelty: tuple[float, ...]
     reached: int
     alike: int
+
+
+def rises(force_delta: Array, parents: NDArray[np.int64], origins: Mapping[int, float]) -> Array:
+    """U_Delta (M,) over that of the origin of each (by its number, eV/Å): infinite where that is rounding, NaN where it is not known."""
+    first = np.array([origins.get(int(p), np.nan) for p in parents])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(first > NO_FORCE_DELTA, force_delta / first, np.inf)
+
+
+def choose(
+    steps: Mapping[str, NDArray[Any]], origins: Mapping[int, float], units: Mapping[int, float], choice: Choice
+) -> Selected:
+    """A dataset from the table `steps` of the task `attack` (fdcore/tasks/attack.py), with U_Delta (eV/Å) and the unit of distance of
+    every origin."""
+    force_delta, parents = steps["force_delta_eV_per_A"], steps["parent"].astype(np.int64)
+    unit = np.array([max(units.get(int(p), 1.0), 1e-9) for p in parents])
+    return select(
+        force_delta,
+        rises(force_delta, parents, origins),
+        steps["allowed"] > 0,
+        steps["environments"].astype(np.float64) / unit[:, None],
+        choice,
+        parents,
+    )
 
 
 def select(

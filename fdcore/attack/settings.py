@@ -12,6 +12,8 @@ from fdcore.errors import UsageError
 Gradient = Literal["auto", "double-backward", "finite-difference", "one-sided"]
 GRADIENTS: tuple[Gradient, ...] = ("auto", "double-backward", "finite-difference", "one-sided")
 MOST_STEPS, MOST_STARTS = 100_000, 4096
+# Below this (eV/Å) U_Delta itself is rounding, and the direction of its gradient with it.
+NO_FORCE_DELTA = 1e-4
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class Attack:
     strain : the cell moves, too: at most max_strain per component and step, 10 max_strain altogether.
     closest, max_force_eV_per_A, window_eV_per_atom : a step that breaks one of them is not made: shortest distance as a share of
         the sum of covalent radii, largest F_c or F_nc of an atom, energy per atom above that of the structure it came from.
-    gradient : as `Model.gradients`; "one-sided" is the cheapest, a few percent off, good enough to climb by.
+    gradient : as `Model.gradients`. "one-sided" is the cheapest and only gives the direction of the next step, 0.2 to 4 % off (cosine above
+        0.999, measured); energy, U_Delta and both forces of every structure are exact whatever it is.
     patience : steps without a new highest U_Delta (by 0.5 %) after which it has stopped rising.
     """
 
@@ -47,7 +50,7 @@ class Attack:
     max_force_eV_per_A: float = 50.0
     window_eV_per_atom: float = 0.4
     patience: int = 8
-    gradient: Gradient = "auto"
+    gradient: Gradient = "one-sided"
 
     def __post_init__(self) -> None:
         whole("steps", self.steps, 1, MOST_STEPS)

@@ -1,4 +1,4 @@
-"""`fdcore attack` and `fdcore truth`: the tasks that the engine runs, in this process."""
+"""`fdcore attack`: the task that the engine runs, in this process."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-import pandas as pd
-
-from fdcore import adversarial, adversarial_files, services
-from fdcore import truth as truths
+from fdcore import adversarial, adversarial_files, services, validation_words
+from fdcore import reference as references
+from fdcore import validation as truths
 from fdcore.adversarial import Adversarial
-from fdcore.attack import references
-from fdcore.cli.local import carry_out, record
+from fdcore.cli.local import Loaded, carry_out, record, say
 from fdcore.cli.output import (
     EXIT_OK,
     EXIT_PARTLY,
     EXIT_STOPPED,
+    by_reason,
+    model_for,
+    named_model,
     print_failures,
     read_structures,
     require_writable,
@@ -31,14 +32,13 @@ from fdcore.human import three_digits
 from fdcore.records import Failure, ModelCard
 from fdcore.services import adversarial as attacks
 from fdcore.services import runs
-from fdcore.spec import ModelChoice, Spec
-from fdcore.tasks.run import Outcome
-from fdcore.tasks.truth import LABELS
-from fdcore.truth import Compared
+from fdcore.spec import ModelChoice
+from fdcore.tasks.validate import LABELS
+from fdcore.validation import Compared
 
 # Where the comparison with a reference is recorded, beside the attack.
 BESIDE = "-reference"
-TEXTS = ("json", "csv", "out", "cif")
+TEXTS = ("json", "csv", "out", "cif", "parents")
 BINARIES = ("db", "zip")
 # What holds the dataset and nothing else.
 DATASETS = ("out", "csv", "cif", "db", "vasp")
@@ -48,13 +48,14 @@ def run(arguments: argparse.Namespace, results: TextIO) -> int:
     """`fdcore attack`."""
     if arguments.labels is not None and arguments.reference is not None:
         raise UsageError("--labels and --reference both say what the truth is.", "Give one of them.")
-    card = _begin(arguments, (*TEXTS, *BINARIES, "record"))
+    named = _begin(arguments, (*TEXTS, *BINARIES, "record"))
     reference = _reference(arguments.reference)
     if arguments.vasp is not None and Path(arguments.vasp).exists():
         raise UsageError(f"{arguments.vasp} exists already.", "Name a new folder for --vasp.")
     labelled = None if arguments.labels is None else read_structures([arguments.labels])
     parsed = read_structures(arguments.files)
     complete = [services.with_charge_spin(s, arguments.charge, arguments.spin) for s in parsed.structures]
+    card = model_for(named, complete)
     structures, refused = attacks.attackable(card, complete, getattr(arguments, "strain", False))
     failures = [*parsed.failures, *refused, *(() if labelled is None else labelled.failures)]
     if not structures:
@@ -64,7 +65,7 @@ def run(arguments: argparse.Namespace, results: TextIO) -> int:
         return EXIT_PARTLY
     model = ModelChoice(card.id, arguments.dtype, arguments.device)
     spec = runs.spec_of("attack", structures, model, _parameters(arguments), seed=arguments.seed)
-    loaded = _Loaded(card, arguments)
+    loaded = Loaded(card, arguments)
     compared: list[Compared] = []
     name = ""
     unwritten: list[str] = []
@@ -80,7 +81,8 @@ def run(arguments: argparse.Namespace, results: TextIO) -> int:
             unwritten = _write(arguments, found, failures, settings, (), "", None)
             _write_vasp(arguments, found)
         if outcome.state == "done" and (reference or labelled is not None):
-            wanted = [s for s, _ in attacks.labelled(found, labelled.structures)] if labelled is not None else []
+            pairs = attacks.labelled(found, labelled.structures) if labelled is not None else []
+            wanted, climbs = [s for s, _ in pairs], [int(found.steps["start"][row]) for _, row in pairs]
             name = LABELS if labelled is not None else reference
             if labelled is not None and not wanted:
                 failures.append(
@@ -91,70 +93,30 @@ def run(arguments: argparse.Namespace, results: TextIO) -> int:
                     )
                 )
             elif labelled is None:
-                wanted = attacks.to_compare(found)
+                wanted, climbs = attacks.to_compare(found)
             if wanted:
                 beside = None if arguments.record is None else f"{arguments.record.rstrip('/')}{BESIDE}"
-                second = runs.spec_of("truth", wanted, model, {"reference": name})
+                second = runs.spec_of("validate", wanted, model, {"reference": name, "climbs": climbs})
                 with record(beside, second) as (there, earlier):
                     outcome = carry_out(second, wanted, loaded, there, earlier, unit="structure")
-                    compared, missed = truths.read(there, wanted)
+                    compared, missed = truths.read(there, second, wanted)
         if loaded.model is not None:
             _write(arguments, found, [*failures, *missed], settings, compared, _called(name), results)
             if not any(getattr(arguments, place) == "-" for place in TEXTS):
                 _print(found, compared, _called(name), results)
-        print_failures([*failures, *_by_reason(missed)])
+        print_failures([*failures, *by_reason(missed)])
         _say_unwritten(arguments, unwritten)
-        _say(outcome, arguments.record, found.n_steps)
+        say(outcome, arguments.record, found.n_steps)
     if outcome.state == "cancelled":
         return EXIT_STOPPED
     return EXIT_PARTLY if failures or missed or unwritten or outcome.state == "failed" else EXIT_OK
 
 
-def truth(arguments: argparse.Namespace, results: TextIO) -> int:
-    """`fdcore truth`."""
-    card = _begin(arguments, ("json", "csv", "record"))
-    reference = arguments.reference if arguments.reference == LABELS else _reference(arguments.reference)
-    parsed = read_structures(arguments.files)
-    complete = [services.with_charge_spin(s, arguments.charge, arguments.spin) for s in parsed.structures]
-    failures = list(parsed.failures)
-    if not complete:
-        write(arguments.json, lambda: _nothing(failures), results)
-        print_failures(failures)
-        return EXIT_PARTLY
-    model = ModelChoice(card.id, arguments.dtype, arguments.device)
-    spec = runs.spec_of("truth", complete, model, {} if reference == LABELS else {"reference": reference})
-    loaded = _Loaded(card, arguments)
-    with record(arguments.record, spec) as (folder, previous):
-        outcome = carry_out(spec, complete, loaded, folder, previous, unit="structure")
-        compared, failed = truths.read(folder, complete)
-    bands = truths.bands(compared)
-    if loaded.model is not None:
-        document = {
-            "spec": json.loads(spec.to_json()),
-            "reference": _called(reference),
-            "text": truths.sentence(bands, _called(reference)),
-            "bands": truths.band_rows(bands),
-            "results": truths.as_rows(compared),
-            "errors": [failure_row(f) for f in [*failures, *failed]],
-            "provenance": services.settings(loaded.model),
-        }
-        text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-        write(arguments.json, lambda: text, results)
-        write(arguments.csv, lambda: pd.DataFrame(truths.as_rows(compared)).to_csv(index=False), results)
-        if "-" not in (arguments.json, arguments.csv):
-            _print_bands(compared, _called(reference), results)
-    print_failures([*failures, *_by_reason(failed)])
-    _say(outcome, arguments.record, len(compared))
-    if outcome.state == "cancelled":
-        return EXIT_STOPPED
-    return EXIT_PARTLY if failures or failed or outcome.state == "failed" else EXIT_OK
-
-
 # ---- what was asked ------------------------------------------------------------------------------------------------
 
 
-def _begin(arguments: argparse.Namespace, places: Sequence[str]) -> ModelCard:
-    """The card of the model; UsageError for what cannot work, before anything is read."""
+def _begin(arguments: argparse.Namespace, places: Sequence[str]) -> ModelCard | None:
+    """The card of the model that was named; UsageError for what cannot work, before anything is read."""
     if sum(getattr(arguments, place) == "-" for place in places) > 1:
         raise UsageError("Only one document can be written to standard output.", "Give the others a path.")
     for place in places:
@@ -162,11 +124,7 @@ def _begin(arguments: argparse.Namespace, places: Sequence[str]) -> ModelCard:
         if path == "-" and place in (*BINARIES, "record"):
             raise UsageError(f"--{place} needs a path, not standard output.")
         require_writable(path)
-    card = services.card(arguments.model or services.default_model_id())
-    services.check_device(arguments.device)
-    if arguments.weights is not None and not Path(arguments.weights).is_file():
-        raise UsageError(f"There is no file {arguments.weights}.", "Check the path given with --weights.")
-    return card
+    return named_model(arguments)
 
 
 def _reference(name: str | None) -> str:
@@ -187,19 +145,6 @@ def _parameters(arguments: argparse.Namespace) -> dict[str, Any]:
         if hasattr(arguments, option):
             given[name] = getattr(arguments, option)
     return attacks.parameters_of(given)
-
-
-class _Loaded:
-    """Loads the model when it is first asked for, and keeps it."""
-
-    def __init__(self, card: ModelCard, arguments: argparse.Namespace) -> None:
-        self.model: Any = None
-        self._how = (card.id, arguments.device, arguments.dtype, arguments.weights)
-
-    def __call__(self, _: Spec) -> Any:
-        if self.model is None:
-            self.model = services.load_model(*self._how)
-        return self.model
 
 
 # ---- what was found ------------------------------------------------------------------------------------------------
@@ -225,6 +170,7 @@ def _write(
         "json": lambda: adversarial_files.document_json(found, failures, settings, compared, reference),
         "csv": lambda: adversarial_files.dataset_csv(found, known),
         "out": lambda: adversarial_files.dataset_extxyz(found, known),
+        "parents": lambda: adversarial_files.parents_extxyz(found, known),
         "cif": lambda: adversarial_files.dataset_cif(found),
     }
     for place, text in texts.items():
@@ -244,7 +190,7 @@ def _write_vasp(arguments: argparse.Namespace, found: Adversarial) -> None:
     if arguments.vasp is not None:
         for item in (i for i in adversarial.dataset(found) if i.structure.periodic):
             folder = Path(arguments.vasp) / adversarial_files.identity(item)
-            files = adversarial_files.vasp_folder(item, arguments.dft_set)
+            files = adversarial_files.vasp_folder(item.structure, arguments.dft_set)
             folder.mkdir(parents=True)
             for name, text in files.items():
                 (folder / name).write_text(text, encoding="utf-8")
@@ -265,16 +211,6 @@ def _left_out(arguments: argparse.Namespace, found: Adversarial) -> list[Failure
             found.structures[parent].index,
         )
         for parent in dict.fromkeys(molecules)
-    ]
-
-
-def _by_reason(failures: Sequence[Failure]) -> list[Failure]:
-    """Those with the same reason as one, with their number."""
-    alike: dict[tuple[str, str], list[Failure]] = {}
-    for failure in failures:
-        alike.setdefault((failure.error, failure.hint), []).append(failure)
-    return [
-        same[0] if len(same) == 1 else Failure(f"{len(same)} structures", *reason) for reason, same in alike.items()
     ]
 
 
@@ -325,25 +261,18 @@ def _print(found: Adversarial, compared: Sequence[Compared], reference: str, out
 
 def _print_bands(compared: Sequence[Compared], reference: str, out: TextIO) -> None:
     bands = truths.bands(compared)
-    print(f"\n{truths.sentence(bands, reference)}", file=out)
-    if not bands:
+    print(f"\n{validation_words.sentence(bands, reference)}", file=out)
+    if not bands or bands[0].conservative.r_s is None or bands[0].direct.r_s is None:
+        # No correlation to show: the structures themselves.
+        for c in compared:
+            print(
+                f"{c.structure.file}, {c.structure.formula}: U_Delta {c.force_delta:.4g} eV/Å; error of F_nc {c.error_direct:.4g}, of F_c "
+                f"{c.error_conservative:.4g} eV/Å",
+                file=out,
+            )
         return
     print(f"\n{'U_Delta (eV/Å)':<34}{'n':>5}{'r_s with eps_c':>26}{'r_s with eps_nc':>26}", file=out)
     for band in bands:
         label = f"{band.name}, {band.low:.3g} to {band.high:.3g}"
-        print(f"{label:<34}{band.conservative.n:>5}{_r(band.conservative):>26}{_r(band.direct):>26}", file=out)
-
-
-def _r(found: Any) -> str:
-    return "–" if found.r_s is None else f"{found.r_s:.2f} ({found.low:.2f} to {found.high:.2f})"
-
-
-def _say(outcome: Outcome, kept: str | None, made: int) -> None:
-    if outcome.note:
-        print(f"fdcore: {outcome.note}", file=sys.stderr)
-    if outcome.state == "failed":
-        print(f"fdcore: {outcome.error} {outcome.hint or ''}".rstrip(), file=sys.stderr)
-    if outcome.state == "cancelled":
-        way = "the same command goes on from here" if kept else "with --record FOLDER it could be gone on with"
-        what = "what was made is kept" if made else "nothing was made yet"
-        print(f"fdcore: stopped; {what}, {way}", file=sys.stderr)
+        print(f"{label:<34}{band.conservative.n:>5}{band.conservative.text:>26}{band.direct.text:>26}", file=out)
+    print(validation_words.interval_text(bands), file=out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import shutil
 import signal
@@ -13,8 +14,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from fdcore import services
 from fdcore.errors import UsageError
-from fdcore.records import Structure
+from fdcore.records import ModelCard, Structure
 from fdcore.spec import Spec
 from fdcore.tasks.run import Limits, Outcome, Report, execute
 
@@ -47,9 +49,16 @@ def record(out: str | None, spec: Spec) -> Iterator[tuple[Path, list[Path]]]:
 
 
 def carry_out(
-    spec: Spec, structures: Sequence[Structure], load: Any, folder: Path, previous: Sequence[Path], unit: str = "step"
+    spec: Spec,
+    structures: Sequence[Structure],
+    load: Any,
+    folder: Path,
+    previous: Sequence[Path],
+    unit: str = "step",
+    load_further: Any = None,
 ) -> Outcome:
-    """One attempt with a progress bar; Ctrl-C stops it at the next state that can be saved, twice at once."""
+    """One attempt with a progress bar; Ctrl-C, or SIGTERM, stops it at the next state that can be saved, twice at
+    once."""
     stop: list[bool] = []
 
     def interrupted(*_: object) -> None:
@@ -65,7 +74,7 @@ def carry_out(
             bar.set_description(known.text, refresh=False)
             bar.update(known.done - bar.n)
 
-        before = signal.signal(signal.SIGINT, interrupted)
+        before = {number: signal.signal(number, interrupted) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             return execute(
                 spec,
@@ -76,6 +85,33 @@ def carry_out(
                 report=report,
                 should_stop=lambda: bool(stop),
                 limits=Limits(),
+                load_further=load_further,
             )
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class Loaded:
+    """Loads the model when it is first asked for, and keeps it."""
+
+    def __init__(self, card: ModelCard, arguments: argparse.Namespace) -> None:
+        self.model: Any = None
+        self._how = (card.id, arguments.device, arguments.dtype, arguments.weights)
+
+    def __call__(self, _: Spec) -> Any:
+        if self.model is None:
+            self.model = services.load_model(*self._how)
+        return self.model
+
+
+def say(outcome: Outcome, kept: str | None, made: int) -> None:
+    """What became of a task, on standard error; `kept`: where its record is, `made`: how much there is."""
+    if outcome.note:
+        print(f"fdcore: {outcome.note}", file=sys.stderr)
+    if outcome.state == "failed":
+        print(f"fdcore: {outcome.error} {outcome.hint or ''}".rstrip(), file=sys.stderr)
+    if outcome.state == "cancelled":
+        way = "the same command goes on from here" if kept else "with --record FOLDER it could be gone on with"
+        what = "what was made is kept" if made else "nothing was made yet"
+        print(f"fdcore: stopped; {what}, {way}", file=sys.stderr)

@@ -9,25 +9,32 @@ from typing import TextIO
 
 from fdcore import services
 from fdcore.cli.output import EXIT_OK, EXIT_PARTLY, require_writable, write
+from fdcore.models import finetuned
 
 
 def run(arguments: argparse.Namespace, results: TextIO) -> int:
     require_writable(arguments.json)
     if arguments.check:
         return _check_model(arguments, results)
-    cards = services.list_models()
+    # Those of this machine's own command line and, where it is also a server, of everybody's runs: whoever reads this owns the machine.
+    cards = [*services.all_models(), *finetuned.named()]
     if arguments.json:
         rows = [{**asdict(c), "here": services.model_is_here(c)} for c in cards]
         write(arguments.json, lambda: json.dumps(rows, indent=1, default=dict) + "\n", results)
         if arguments.json == "-":
             return EXIT_OK
-    print(f"{'model':<26} {'weights':<9} {'MB':>4} {'cutoff':>6} {'cap':>4}  {'elements':>8}  trained on", file=results)
+    print(
+        f"{'model':<31} {'force':<12} {'weights':<9} {'MB':>4} {'cutoff':>6} {'cap':>4}  {'elements':>8}  trained on",
+        file=results,
+    )
     for c in cards:
-        here = "here" if services.model_is_here(c) else c.weights
+        here = "here" if services.model_is_here(c) else c.weights if services.extra_is_here(c) else "extra"
         cap = "-" if c.neighbour_cap is None else str(c.neighbour_cap)
+        # A model that comes as a file says these when it is loaded.
+        cutoff, known = f"{c.cutoff_A:.0f} Å" if c.cutoff_A else "-", len(c.elements) or "-"
         size = f"{c.download_MB:.0f}" if c.download_MB else "-"
         print(
-            f"{c.id:<26} {here:<9} {size:>4} {c.cutoff_A:>4.0f} Å {cap:>4}  {len(c.elements):>8}  {c.training_data} "
+            f"{c.id:<31} {c.kind:<12} {here:<9} {size:>4} {cutoff:>6} {cap:>4}  {known:>8}  {c.training_data} "
             f"[{c.reference_method}]",
             file=results,
         )

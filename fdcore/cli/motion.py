@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, TextIO
 
-from fdcore import export, motion, motion_files, services
+from fdcore import export, motion, motion_files, mts_advice, services
 from fdcore.cli.local import carry_out, record
 from fdcore.cli.output import (
     EXIT_OK,
     EXIT_PARTLY,
     EXIT_STOPPED,
+    model_for,
+    named_model,
     print_failures,
     read_structures,
     require_writable,
@@ -38,12 +39,10 @@ def run(arguments: argparse.Namespace, results: TextIO) -> int:
         )
     for name in ("json", "csv", "extxyz", "record"):
         require_writable(getattr(arguments, name, None))
-    card = services.card(arguments.model or services.default_model_id())
-    services.check_device(arguments.device)
-    if arguments.weights is not None and not Path(arguments.weights).is_file():
-        raise UsageError(f"There is no file {arguments.weights}.", "Check the path given with --weights.")
+    named = named_model(arguments)
     parsed = read_structures(arguments.files)
     complete = [services.with_charge_spin(s, arguments.charge, arguments.spin) for s in parsed.structures]
+    card = model_for(named, complete)
     structures, refused = dynamics.movable(card, complete)
     failures = [*parsed.failures, *refused]
     if not structures:
@@ -146,7 +145,7 @@ def _print_summaries(found: motion.Motion, out: TextIO) -> None:
 
 
 def _print_advice(found: motion.Motion, out: TextIO) -> None:
-    advice = motion.advice(found)
+    advice = mts_advice.advice(found)
     print(f"\n{'driver':<14}{'drift meV/atom/ps':>24}{'T - T_c (K)':>14}{'ns/day':>10}{'cost':>8}", file=out)
     for arm in advice.arms:
         hot = "" if arm.temperature_error_K is None else f"{arm.temperature_error_K:+.1f}"

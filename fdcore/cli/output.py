@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import sys
@@ -12,10 +13,12 @@ from typing import TYPE_CHECKING, TextIO
 from fdcore.errors import UsageError
 
 if TYPE_CHECKING:
-    from fdcore.records import Failure
+    from fdcore.records import Failure, ModelCard, Structure
     from fdcore.structures import Parsed
 
 EXIT_OK, EXIT_PARTLY, EXIT_USAGE, EXIT_STOPPED = 0, 1, 2, 130
+# Of frames that fail alike, how many are named.
+FRAMES_NAMED = 5
 
 
 class stdout_for_results:
@@ -73,8 +76,54 @@ def read_structures(files: Sequence[str]) -> Parsed:
     return services.read_sources([services.Source(name="standard input", data=sys.stdin.buffer.read())])
 
 
+def named_model(arguments: argparse.Namespace) -> ModelCard | None:
+    """The card of the model that was asked for, None where nobody named one. A local checkpoint is of the model that is named, or of the
+    default. UsageError for what cannot work, before anything is read."""
+    from fdcore import services
+
+    named = arguments.model or (services.default_model_id() if arguments.weights else None)
+    card = None if named is None else services.card(named)
+    services.check_device(arguments.device)
+    if arguments.weights is not None and not Path(arguments.weights).is_file():
+        raise UsageError(f"There is no file {arguments.weights}.", "Check the path given with --weights.")
+    return card
+
+
+def model_for(named: ModelCard | None, structures: Sequence[Structure]) -> ModelCard:
+    """The card of the one model that a run needs: the named one, else one that has seen such structures, which is then said."""
+    from fdcore import services
+
+    if named is not None:
+        return named
+    card = services.card(services.suggested_model(structures))
+    if card.id != services.default_model_id():
+        print(f"fdcore: model {card.id}, chosen for these structures (--model names another)", file=sys.stderr)
+    return card
+
+
 def print_failures(failures: Iterable[Failure]) -> None:
-    """On standard error, one line each."""
+    """On standard error, one line each; frames of one file that fail alike share a line."""
+    alike: dict[tuple[str, str, str], list[int | None]] = {}
     for failure in failures:
-        frame = "" if failure.index is None else f" (frame {failure.index})"
-        print(f"failed: {failure.file}{frame}: {failure.error} {failure.hint}".rstrip(), file=sys.stderr)
+        alike.setdefault((failure.file, failure.error, failure.hint), []).append(failure.index)
+    for (file, error, hint), frames in alike.items():
+        named = [str(index) for index in frames if index is not None]
+        where = ""
+        if len(named) == 1:
+            where = f" (frame {named[0]})"
+        elif named:
+            more = f" and {len(named) - FRAMES_NAMED} more" if len(named) > FRAMES_NAMED else ""
+            where = f" (frames {', '.join(named[:FRAMES_NAMED])}{more})"
+        print(f"failed: {file}{where}: {error} {hint}".rstrip(), file=sys.stderr)
+
+
+def by_reason(failures: Sequence[Failure]) -> list[Failure]:
+    """Those with the same reason as one, with their number."""
+    from fdcore.records import Failure
+
+    alike: dict[tuple[str, str], list[Failure]] = {}
+    for failure in failures:
+        alike.setdefault((failure.error, failure.hint), []).append(failure)
+    return [
+        same[0] if len(same) == 1 else Failure(f"{len(same)} structures", *reason) for reason, same in alike.items()
+    ]

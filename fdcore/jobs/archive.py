@@ -5,20 +5,38 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import ase.io
 
-from fdcore import adversarial_files, export, motion_files, truth
-from fdcore.adversarial import Adversarial
-from fdcore.motion import Motion
+from fdcore import (
+    adversarial,
+    adversarial_files,
+    drift_report,
+    drifts,
+    export,
+    finetuning,
+    finetuning_files,
+    generations,
+    label_files,
+    motion,
+    motion_files,
+    report,
+    report_files,
+    reproduction,
+    reproduction_report,
+    validation,
+    validation_report,
+)
+from fdcore.drifts import Measured
 from fdcore.records import Failure, Score, Structure
 from fdcore.store.records import Attempt, Run
 from fdcore.store.series import NOTES, SERIES, closed_series
+from fdcore.tasks import label
 
 README = """A run of Force Delta (fdcore).
 
@@ -28,7 +46,12 @@ scores.*       scoring runs: the verdicts and numbers of `fdcore score`, as JSON
 motion.json    dynamics, relaxation, advisor: the document of `fdcore md --json` and its like
 series.csv     dynamics: every recorded step; relaxation.csv: every iteration
 dataset/*      attacks: the dataset in every format, with a README of its own
-truth.*        comparisons with a reference: errors of both forces, and how well U_Delta ranks them
+model*/*       fine-tunings, loops: every model that was made, as model.safetensors and card.json; losses.csv, errors.csv: how it went
+stability/*    stability, loops: the report as HTML, its figures as SVG and PNG, its numbers as JSON and CSV
+report/*       reports: whether the model is conservative there, as one HTML page, with its figures and its numbers
+labels.json, labelled.*  labelling: the document of `fdcore label --json`, and what has a label as extended xyz and ASE database
+validation/*   validations, comparisons with a reference: the report as HTML, its figures as SVG and PNG, its numbers as JSON and CSV
+reproduction/* reproductions: figures and tables beside the paper's numbers, as one HTML page, SVG, PNG, CSV and JSON
 trajectory.extxyz  kept frames with velocities, both forces and u_i
 series.h5      everything that was recorded, as HDF5: one group per table, one dataset per column; of a run that was killed
                or still goes on, all rows that are complete
@@ -46,40 +69,137 @@ def write(
     structures: Sequence[Structure],
     refusals: Sequence[Failure],
     folder: Path | None,
-    result: tuple[Sequence[Score], Sequence[Failure], dict[str, Any] | None] | None,
-    motion: Motion | None = None,
-    attack: Adversarial | None = None,
-    compared: Sequence[truth.Compared] | None = None,
-    provenance: Mapping[str, Any] | None = None,
+    files: Mapping[str, str | bytes],
 ) -> None:
-    """Write the zip to a stream. Owners and share keys stay out: the file is made to be passed on."""
+    """Write the zip to a stream: what was asked, `files` that say what was found (`found`), and the record itself. Owners and share keys stay
+    out: the file is made to be passed on."""
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("README.txt", README)
         archive.writestr("run.json", json.dumps(document(run, attempts, refusals), indent=1, ensure_ascii=False) + "\n")
         if structures:
             archive.writestr("inputs.extxyz", _extxyz(structures))
-        if result is not None:
-            scores, failures, settings = result
-            model = run.spec.model.id if run.spec.model else ""
-            archive.writestr("scores.json", export.scores_json(scores, failures, model, settings))
-            archive.writestr("scores.csv", export.scores_csv(scores, failures))
-            if scores:
-                archive.writestr("scores.extxyz", export.scores_extxyz(scores, settings))
-        if motion is not None and folder is not None:
-            for name, content in motion_files.archived(motion, folder, refusals, provenance).items():
-                archive.writestr(name, content)
-        if attack is not None:
-            for name, content in adversarial_files.archived(attack, provenance).items():
-                archive.writestr(f"dataset/{name}", content)
-        if compared:
-            rows = {"bands": truth.band_rows(truth.bands(compared)), "structures": truth.as_rows(compared)}
-            archive.writestr("truth.json", json.dumps(rows, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+        for name, content in files.items():
+            archive.writestr(name, content)
         if folder is not None:
             with closed_series(folder) as series:
                 if series is not None:
                     archive.write(series, SERIES)
             if (folder / NOTES).is_file():
                 archive.write(folder / NOTES, NOTES)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What `found` is told of a run: its folder (None: nothing was recorded), structures, what could not be read, and how its numbers can be
+    repeated; `scores` of a scoring run, with what could not be scored; `made`: folders of models."""
+
+    run: Run
+    folder: Path | None
+    structures: Sequence[Structure]
+    refusals: Sequence[Failure]
+    provenance: Mapping[str, Any] | None
+    scores: tuple[Sequence[Score], Sequence[Failure]] = ((), ())
+    made: Sequence[Path] = ()
+
+
+Files = dict[str, str | bytes]
+
+
+def found(recorded: Recorded) -> Files:
+    """What a run has found, as files by name; nothing for a task that leaves only numbers."""
+    return KINDS[recorded.run.task](recorded) if recorded.run.task in KINDS else {}
+
+
+def _scored(r: Recorded) -> Files:
+    scores, failures = r.scores
+    model = r.run.spec.model.id if r.run.spec.model else ""
+    settings = None if r.provenance is None else dict(r.provenance)
+    out: Files = {
+        "scores.json": export.scores_json(scores, failures, model, settings),
+        "scores.csv": export.scores_csv(scores, failures),
+    }
+    return {**out, "scores.extxyz": export.scores_extxyz(scores, settings)} if scores else out
+
+
+def _moved(r: Recorded) -> Files:
+    if r.folder is None:
+        return {}
+    moved = motion.read(r.folder, r.run.spec, r.structures, r.run.summary)
+    return {**motion_files.archived(moved, r.folder, r.refusals, r.provenance)}
+
+
+def _attacked(r: Recorded) -> Files:
+    attack = adversarial.read(r.folder, r.run.spec, r.structures, r.run.summary)
+    return {f"dataset/{n}": c for n, c in adversarial_files.archived(attack, r.provenance).items()}
+
+
+def _validated(r: Recorded) -> Files:
+    compared = validation.read(r.folder, r.run.spec, r.structures)[0]
+    if not compared:
+        return {}
+    reference = str(r.run.spec.parameters.get("reference", "labels"))
+    whole = validation_report.Report(
+        tuple(validation.validate(compared)), reference, (), tuple(r.refusals), r.provenance
+    )
+    return {f"validation/{n}": c for n, c in validation_report.files(whole).items()}
+
+
+def _labelled(r: Recorded) -> Files:
+    known = label.read(r.folder, r.run.spec, r.structures)
+    out: Files = {"labels.json": label_files.document_json(known, r.refusals)}
+    if known.labelled:
+        out |= {"labelled.extxyz": label_files.as_extxyz(known), "labelled.db": label_files.as_database(known)}
+    return out
+
+
+def _models(r: Recorded) -> Files:
+    return {f"{place.name}/{n}": c for place in r.made for n, c in finetuning_files.model_files(place).items()}
+
+
+def _finetuned(r: Recorded) -> Files:
+    trained = finetuning.read(r.folder)
+    losses: Files = {
+        "losses.csv": finetuning_files.losses_csv(trained),
+        "errors.csv": finetuning_files.errors_csv(trained),
+    }
+    return {**_models(r), **losses}
+
+
+def _stable(r: Recorded, measured: Measured, notes: Sequence[str] = ()) -> Files:
+    if not any(m.runs or m.bands for m in measured.models):
+        return {}
+    return {f"stability/{n}": c for n, c in drift_report.files(measured, r.provenance or {}, notes).items()}
+
+
+def _looped(r: Recorded) -> Files:
+    loop = generations.read(r.folder, r.run.spec, r.structures)
+    return {**_models(r), **_stable(r, loop.measured, generations.story(loop))}
+
+
+def _reported(r: Recorded) -> Files:
+    whole = report.read(r.folder, r.run.spec, r.structures)
+    if not whole.examined:
+        return {}
+    return {f"report/{n}": c for n, c in report_files.files(whole, r.refusals, r.provenance).items()}
+
+
+def _reproduced(r: Recorded) -> Files:
+    whole = reproduction.read(r.folder, r.run.spec, r.structures)
+    return {f"reproduction/{n}": c for n, c in reproduction_report.files(whole, r.provenance or {}).items()}
+
+
+KINDS: Mapping[str, Callable[[Recorded], Files]] = {
+    "score": _scored,
+    **dict.fromkeys(motion.TASKS, _moved),
+    adversarial.TASK: _attacked,
+    validation.TASK: _validated,
+    label.LabelTask.name: _labelled,
+    finetuning.TASK: _finetuned,
+    drifts.TASK: lambda r: _stable(r, drifts.read(r.folder, r.run.spec, r.structures)),
+    generations.TASK: _looped,
+    report.TASK: _reported,
+    reproduction.TASK: _reproduced,
+}
 
 
 def document(run: Run, attempts: Sequence[Attempt], refusals: Sequence[Failure] = ()) -> dict[str, Any]:

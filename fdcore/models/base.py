@@ -14,7 +14,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fdcore.errors import ComputeError, FdcoreError, UnsupportedStructureError, UsageError
-from fdcore.records import Evaluation, Gradients, ModelCard, Structure
+from fdcore.records import Evaluation, Gradients, ModelCard, Prediction, Structure
 from fdcore.structures import validate
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 GradientMethod = Literal["auto", "double-backward", "finite-difference", "one-sided"]
 GRADIENT_METHODS: tuple[GradientMethod, ...] = ("auto", "double-backward", "finite-difference", "one-sided")
 AtomsInput = ase.Atoms | Structure
+ForceName = Literal["direct", "conservative"]
 
 # Head room between what an evaluation is expected to need and what the machine has left.
 MEMORY_SHARE = 0.7
@@ -47,16 +48,17 @@ class OutOfMemory(Exception):
     """A family raises it where its backend ran out of memory; the base class then halves the batch."""
 
 
-class Model(ABC):
-    """One loaded model on one device in one precision; safe to use from several threads (calls are serialised).
+class Predictor(ABC):
+    """One loaded model that has at least one force, on one device in one precision; safe to use from several threads (calls are
+    serialised). It checks, batches and halves; a family says what a batch gives.
 
-    Subclasses implement `_evaluate`, `_gradients`, `_displaced`, `_edge_count` and `bytes_per_edge`.
+    Subclasses implement `_predict`, `_edge_count` and `bytes_per_edge`.
     """
 
     # Edges that one batch may hold: large enough to fill a processor, small enough to stream results.
     batch_edges: int = 20_000
-    # The same for gradients, which pass over arrays far more often: small enough for a processor's caches (measured).
-    gradient_batch_edges: int = 6_000
+    # Whether an atom that is alone in space is computed; `check` refuses it otherwise.
+    reads_single_atoms: bool = True
 
     def __init__(self, card: ModelCard, device: str, dtype: str) -> None:
         self.card = card
@@ -72,8 +74,6 @@ class Model(ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.card.id!r}, device={self.device!r}, dtype={self.dtype!r})"
 
-    # ---- what users call -------------------------------------------------------------------------------------------
-
     def check(self, atoms: AtomsInput) -> Structure:
         """The validated Structure, or an error that says why this model cannot read it.
 
@@ -85,6 +85,147 @@ class Model(ABC):
         structure = as_structure(atoms)
         check_covered(self.card, structure)
         return structure
+
+    def predict_each(self, atoms: Iterable[AtomsInput]) -> Iterator[Prediction | FdcoreError]:
+        """Energy and the one force that the model is run with, in input order: F_nc of a direct model, F_c of a conservative one;
+        an FdcoreError in the place of each structure that failed."""
+        for batch in self._batches(atoms):
+            yield from self._run_batch(batch, self._predict, learn=False)
+
+    def memory_bytes(self, structure: Structure, *, double_backward: bool = False) -> float:
+        """Estimated peak memory of one evaluation (or of one exact gradient) beyond the loaded model, in bytes."""
+        factor = DOUBLE_BACKWARD_MEMORY if double_backward else 1.0
+        return self._edge_count(structure) * self.bytes_per_edge * factor
+
+    def seconds(self, structures: Iterable[Structure]) -> float:
+        """Estimated wall time of evaluating these structures, in seconds."""
+        return self.seconds_per_edge * sum(self._edge_count(s) for s in structures)
+
+    @property
+    def speed_is_measured(self) -> bool:
+        """Whether `seconds` rests on batches timed here, not on a guess from the model's size."""
+        return len(self._speeds) >= 3
+
+    def available_bytes(self) -> float:
+        """Memory left on the device."""
+        return available_bytes(self.device)
+
+    # ---- what a family implements ----------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def bytes_per_edge(self) -> float:
+        """Peak memory of one evaluation per edge of the graph."""
+
+    @abstractmethod
+    def _edge_count(self, structure: Structure) -> float:
+        """An estimate of the number of edges, cheap enough to ask before every run."""
+
+    @abstractmethod
+    def _predict(self, structures: Sequence[Structure]) -> list[Prediction]: ...
+
+    # ---- batching --------------------------------------------------------------------------------------------------
+
+    def _batches(self, atoms: Iterable[AtomsInput]) -> Iterator[list[Structure | FdcoreError]]:
+        """Consecutive structures that fit one batch; a structure that fails its check travels as its error."""
+        limit = min(
+            self.batch_edges,
+            MEMORY_SHARE * self.available_bytes() / self.bytes_per_edge,
+            BATCH_SECONDS / self.seconds_per_edge,
+        )
+        return self._divided(atoms, limit)
+
+    def _divided(self, atoms: Iterable[AtomsInput], limit: float) -> Iterator[list[Structure | FdcoreError]]:
+        batch: list[Structure | FdcoreError] = []
+        edges = 0.0
+        for item in atoms:
+            try:
+                structure: Structure | FdcoreError = self.check(item)
+            except FdcoreError as error:
+                structure = error
+            more = 0.0 if isinstance(structure, FdcoreError) else self._edge_count(structure)
+            if batch and edges + more > limit:
+                yield batch
+                batch, edges = [], 0.0
+            batch.append(structure)
+            edges += more
+        if batch:
+            yield batch
+
+    def _run_batch[T: Evaluation | Prediction](
+        self, batch: Sequence[Structure | FdcoreError], work: Callable[[Sequence[Structure]], list[T]], *, learn: bool
+    ) -> Iterator[T | FdcoreError]:
+        good = [s for s in batch if isinstance(s, Structure)]
+        results = iter(self._halving(good, work, learn))
+        for item in batch:
+            yield item if isinstance(item, FdcoreError) else next(results)
+
+    def _halving[T: Evaluation | Prediction](
+        self, structures: Sequence[Structure], work: Callable[[Sequence[Structure]], list[T]], learn: bool
+    ) -> list[T | FdcoreError]:
+        """Work on a batch; out of memory halves it, and a single structure that does not fit becomes an error."""
+        if not structures:
+            return []
+        try:
+            if len(structures) == 1:
+                self._require_memory(structures[0])
+            with self._lock:
+                started = time.perf_counter()
+                found = work(structures)
+                if learn:
+                    self._learn_speed(structures, time.perf_counter() - started)
+        except (ComputeError, OutOfMemory) as error:
+            # One of them may be at fault: halves find which.
+            if len(structures) == 1:
+                return [error if isinstance(error, ComputeError) else self._no_memory(structures[0])]
+            half = len(structures) // 2
+            return self._halving(structures[:half], work, learn) + self._halving(structures[half:], work, learn)
+        out: list[T | FdcoreError] = []
+        for structure, item in zip(structures, found, strict=True):
+            try:
+                _require_finite(item, self.card.id, structure)
+            except ComputeError as error:
+                out.append(error)
+            else:
+                out.append(item)
+        return out
+
+    def _learn_speed(self, structures: Sequence[Structure], seconds: float) -> None:
+        edges = sum(self._edge_count(s) for s in structures)
+        if edges < 500:
+            return  # overheads, not edges
+        self._speeds.append(seconds / edges)
+        # A median: the first batch of every kind also compiles neighbour-list kernels, which takes seconds.
+        if self.speed_is_measured:
+            self.seconds_per_edge = statistics.median(self._speeds)
+
+    def _require_memory(self, structure: Structure) -> None:
+        if self.memory_bytes(structure) > self.available_bytes():
+            raise self._no_memory(structure)
+
+    def _no_memory(self, structure: Structure, *, double_backward: bool = False) -> ComputeError:
+        need = self.memory_bytes(structure, double_backward=double_backward)
+        return ComputeError(
+            f"{structure.formula} ({structure.n_atoms} atoms) needs about "
+            f"{need / 1e9:.1f} GB with {self.card.id}; {self.available_bytes() / 1e9:.1f} GB are free.",
+            "Use a smaller cell, a smaller model, float32, or a machine with more memory.",
+        )
+
+
+class Model(Predictor):
+    """One loaded direct-force model with both of its forces.
+
+    Subclasses implement `_evaluate`, `_gradients`, `_displaced`, `_edge_count` and `bytes_per_edge`.
+    """
+
+    # Energies per component of a finite-difference check: 4 where the energy bends within a hundredth of an Å.
+    difference_points: int = 2
+    # Edges of a batch of gradients, which pass over arrays far more often: small enough for a processor's caches (measured).
+    gradient_batch_edges: int = 6_000
+    # Whether `pull_back` works: both forces are differentiable functions of the positions in this process.
+    pulls_back: bool = False
+
+    # ---- what users call -------------------------------------------------------------------------------------------
 
     def evaluate(self, atoms: AtomsInput | Iterable[AtomsInput]) -> list[Evaluation]:
         """Energy (eV), F_nc and F_c (N, 3) in eV/Å, U_Delta and u_i of each structure; one Atoms gives a list of one.
@@ -101,7 +242,7 @@ class Model(ABC):
     def evaluate_each(self, atoms: Iterable[AtomsInput]) -> Iterator[Evaluation | FdcoreError]:
         """As `evaluate`, in input order, with an FdcoreError in the place of each structure that failed."""
         for batch in self._batches(atoms):
-            yield from self._run_batch(batch)
+            yield from self._run_batch(batch, self._evaluate, learn=True)
 
     def gradients(
         self, atoms: AtomsInput | Iterable[AtomsInput], *, method: GradientMethod = "auto", strain: bool = False
@@ -155,6 +296,9 @@ class Model(ABC):
                 with self._lock:
                     found = self._gradients_of(structures, "double-backward" if exact else method, strain)
                 return [self._checked(s, g) for s, g in zip(structures, found, strict=True)]
+            except ComputeError as error:
+                if len(structures) == 1:
+                    return [error]
             except OutOfMemory:
                 pass
         if len(structures) > 1:
@@ -187,7 +331,34 @@ class Model(ABC):
         if shifts.ndim != 3 or shifts.shape[1:] != (structure.n_atoms, 3):
             raise UsageError(f"Displacements of shape (M, {structure.n_atoms}, 3) are needed, not {shifts.shape}.")
         with self._lock:
-            return self._displaced(structure, shifts)
+            return self._alone(structure, lambda: self._displaced(structure, shifts))
+
+    def pull_back(
+        self, atoms: AtomsInput, vectors: NDArray[np.float64], *, force: ForceName = "direct"
+    ) -> NDArray[np.float64]:
+        """v J, (M, N, 3) in eV/Å^2, for vectors v (M, N, 3) without unit and J = dF/dR the Jacobian of one of the forces, by automatic
+        differentiation at fixed graph. With unit vectors these are rows of J. What both forces share (a repulsion of close atoms) is
+        part of either, as it is when the model is run.
+
+        Raises UsageError where the model shows no derivatives (`pulls_back`): `displaced` has columns of J as differences.
+        """
+        structure = self.check(atoms)
+        given = np.asarray(vectors, dtype=np.float64)
+        if given.ndim != 3 or given.shape[1:] != (structure.n_atoms, 3):
+            raise UsageError(f"Vectors of shape (M, {structure.n_atoms}, 3) are needed, not {given.shape}.")
+        if self.pulls_back and self.memory_bytes(structure, double_backward=True) > self.available_bytes():
+            raise self._no_memory(structure, double_backward=True)
+        with self._lock:
+            found = self._alone(structure, lambda: self._pull_back(structure, given, force))
+        if not np.isfinite(found).all():
+            raise ComputeError(f"{self.card.id} gave derivatives that are not finite for {structure.formula}.")
+        return found
+
+    def _alone[T](self, structure: Structure, run: Callable[[], T]) -> T:
+        try:
+            return run()
+        except OutOfMemory as error:
+            raise self._no_memory(structure) from error
 
     def potential(self, structures: Sequence[Structure]) -> Potential:
         """These structures (checked before) as one batch whose atoms will move; families with a faster way override it."""
@@ -195,37 +366,14 @@ class Model(ABC):
 
         return PlainPotential(self, structures)
 
-    def memory_bytes(self, structure: Structure, *, double_backward: bool = False) -> float:
-        """Estimated peak memory of one evaluation (or of one exact gradient) beyond the loaded model, in bytes."""
-        factor = DOUBLE_BACKWARD_MEMORY if double_backward else 1.0
-        return self._edge_count(structure) * self.bytes_per_edge * factor
-
-    def seconds(self, structures: Iterable[Structure]) -> float:
-        """Estimated wall time of evaluating these structures, in seconds."""
-        return self.seconds_per_edge * sum(self._edge_count(s) for s in structures)
-
-    @property
-    def speed_is_measured(self) -> bool:
-        """Whether `seconds` rests on batches timed here, not on a guess from the model's size."""
-        return len(self._speeds) >= 3
-
-    def available_bytes(self) -> float:
-        """Memory left on the device."""
-        return available_bytes(self.device)
-
     # ---- what a family implements ----------------------------------------------------------------------------------
-
-    @property
-    @abstractmethod
-    def bytes_per_edge(self) -> float:
-        """Peak memory of one evaluation per edge of the graph."""
-
-    @abstractmethod
-    def _edge_count(self, structure: Structure) -> float:
-        """An estimate of the number of edges, cheap enough to ask before every run."""
 
     @abstractmethod
     def _evaluate(self, structures: Sequence[Structure]) -> list[Evaluation]: ...
+
+    def _predict(self, structures: Sequence[Structure]) -> list[Prediction]:
+        """Families override it by a pass that leaves F_c out."""
+        return [Prediction(e.energy, e.forces_direct) for e in self._evaluate(structures)]
 
     @abstractmethod
     def _gradients(self, structure: Structure, method: GradientMethod) -> Gradients: ...
@@ -243,86 +391,10 @@ class Model(ABC):
     @abstractmethod
     def _displaced(self, structure: Structure, displacements: NDArray[np.float64]) -> list[Evaluation]: ...
 
-    # ---- batching --------------------------------------------------------------------------------------------------
-
-    def _batches(self, atoms: Iterable[AtomsInput]) -> Iterator[list[Structure | FdcoreError]]:
-        """Consecutive structures that fit one batch; a structure that fails its check travels as its error."""
-        limit = min(
-            self.batch_edges,
-            MEMORY_SHARE * self.available_bytes() / self.bytes_per_edge,
-            BATCH_SECONDS / self.seconds_per_edge,
-        )
-        return self._divided(atoms, limit)
-
-    def _divided(self, atoms: Iterable[AtomsInput], limit: float) -> Iterator[list[Structure | FdcoreError]]:
-        batch: list[Structure | FdcoreError] = []
-        edges = 0.0
-        for item in atoms:
-            try:
-                structure: Structure | FdcoreError = self.check(item)
-            except FdcoreError as error:
-                structure = error
-            more = 0.0 if isinstance(structure, FdcoreError) else self._edge_count(structure)
-            if batch and edges + more > limit:
-                yield batch
-                batch, edges = [], 0.0
-            batch.append(structure)
-            edges += more
-        if batch:
-            yield batch
-
-    def _run_batch(self, batch: Sequence[Structure | FdcoreError]) -> Iterator[Evaluation | FdcoreError]:
-        good = [s for s in batch if isinstance(s, Structure)]
-        results = iter(self._evaluate_halving(good))
-        for item in batch:
-            yield item if isinstance(item, FdcoreError) else next(results)
-
-    def _evaluate_halving(self, structures: Sequence[Structure]) -> list[Evaluation | FdcoreError]:
-        """Evaluate a batch; out of memory halves it, and a single structure that does not fit becomes an error."""
-        if not structures:
-            return []
-        try:
-            if len(structures) == 1:
-                self._require_memory(structures[0])
-            with self._lock:
-                started = time.perf_counter()
-                evaluations = self._evaluate(structures)
-                self._learn_speed(structures, time.perf_counter() - started)
-        except ComputeError as error:
-            return [error]
-        except OutOfMemory:
-            if len(structures) == 1:
-                return [self._no_memory(structures[0])]
-            half = len(structures) // 2
-            return self._evaluate_halving(structures[:half]) + self._evaluate_halving(structures[half:])
-        out: list[Evaluation | FdcoreError] = []
-        for structure, evaluation in zip(structures, evaluations, strict=True):
-            try:
-                _require_finite(evaluation, self.card.id, structure)
-            except ComputeError as error:
-                out.append(error)
-            else:
-                out.append(evaluation)
-        return out
-
-    def _learn_speed(self, structures: Sequence[Structure], seconds: float) -> None:
-        edges = sum(self._edge_count(s) for s in structures)
-        if edges < 500:
-            return  # overheads, not edges
-        self._speeds.append(seconds / edges)
-        # A median: the first batch of every kind also compiles neighbour-list kernels, which takes seconds.
-        if self.speed_is_measured:
-            self.seconds_per_edge = statistics.median(self._speeds)
-
-    def _require_memory(self, structure: Structure) -> None:
-        if self.memory_bytes(structure) > self.available_bytes():
-            raise self._no_memory(structure)
-
-    def _no_memory(self, structure: Structure) -> ComputeError:
-        return ComputeError(
-            f"{structure.formula} ({structure.n_atoms} atoms) needs about "
-            f"{self.memory_bytes(structure) / 1e9:.1f} GB with {self.card.id}; {self.available_bytes() / 1e9:.1f} GB are free.",
-            "Use a smaller cell, a smaller model, float32, or a machine with more memory.",
+    def _pull_back(self, structure: Structure, vectors: NDArray[np.float64], force: ForceName) -> NDArray[np.float64]:
+        """Families whose forces torch can differentiate here override it, and say `pulls_back`; the others refuse."""
+        raise UsageError(
+            f"{self.card.id} shows no derivatives of its forces in this process.", "Take differences of `displaced`."
         )
 
 
@@ -365,8 +437,8 @@ def estimated_edges(structure: Structure, cutoff_A: float, neighbour_cap: float 
 
 
 def guessed_seconds_per_edge(card: ModelCard) -> float:
-    """Measured on two cores: 0.7 ms per edge for the 25.6 M parameters of Orb v3, both forces."""
-    return 3e-11 * card.n_parameters
+    """What the card says; else from the size. Measured on two cores: 0.7 ms per edge for the 25.6 M parameters of Orb v3, both forces."""
+    return card.seconds_per_edge or 3e-11 * card.n_parameters
 
 
 # What an evaluation of both forces takes however few atoms there are (s): a thousand small operations, one after the other. Measured on two
@@ -375,8 +447,9 @@ LEAST_SECONDS = 0.01
 
 
 def guessed_bytes_per_edge(card: ModelCard) -> float:
-    """For models that are not loaded yet: 65 kB for Orb v3 (5 wide layers), 43 kB for Orb v2 xs, 9 kB for the embedded."""
-    return 4e-3 * card.n_parameters
+    """For models that are not loaded yet, what the card says; else from the size: 65 kB for Orb v3 (5 wide layers), 43 kB for Orb v2 xs, 9 kB
+    for the embedded."""
+    return card.bytes_per_edge or 4e-3 * card.n_parameters
 
 
 def available_bytes(device: str) -> float:
@@ -427,9 +500,11 @@ def _and(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
 
 
-def _require_finite(evaluation: Evaluation, model_id: str, structure: Structure) -> None:
-    arrays = (evaluation.forces_direct, evaluation.forces_conservative)
-    if not (np.isfinite(evaluation.energy) and all(np.isfinite(a).all() for a in arrays)):
+def _require_finite(found: Evaluation | Prediction, model_id: str, structure: Structure) -> None:
+    arrays = (
+        (found.forces_driving,) if isinstance(found, Prediction) else (found.forces_direct, found.forces_conservative)
+    )
+    if not (np.isfinite(found.energy) and all(np.isfinite(a).all() for a in arrays)):
         raise ComputeError(
             f"{model_id} gave an energy or a force that is not a finite number for {structure.formula}.",
             "Look at the structure: two atoms may nearly coincide.",

@@ -104,6 +104,7 @@ def _v3(id: str, data: tuple[str, str], cap: int, *, kind: str = "direct", omol:
         neighbour_cap=cap,
         needs_charge_spin=omol,
         periodic="molecules and clusters" if omol else "crystals, surfaces and molecules",
+        trained_on=("molecule",) if omol else ("periodic", "molecule"),
         confidence_head=True,
         download_MB=102,
         gradient_proof="" if conservative else PROOF,

@@ -18,12 +18,13 @@ from orb_models.forcefield.pretrained import ORB_PRETRAINED_MODELS
 
 from fdcore.errors import WeightsError
 from fdcore.models.base import file_sha256
-from fdcore.models.orb import OrbModel
+from fdcore.models.orb import OrbConservative, OrbModel
 from fdcore.models.orb_cards import cached_file
+from fdcore.models.orb_network import OrbNetwork
 from fdcore.records import ModelCard
 
 if TYPE_CHECKING:
-    from fdcore.models.orb import Regressor
+    from fdcore.models.orb_network import Regressor
 
 # One load at a time: the package's loaders change process-wide settings.
 _LOADING = threading.Lock()
@@ -32,10 +33,19 @@ _LEGACY_HEADS = {"node_head.": "heads.forces.", "graph_head.": "heads.energy.", 
 
 
 def load(card: ModelCard, device: str, dtype: str, weights: Path | None = None) -> OrbModel:
-    """Load a published model from its official address, the package's cache, or a local file of the same architecture.
+    """Load a published direct model from its official address, the package's cache, or a local file of the same architecture.
 
     Raises WeightsError when the file is damaged, belongs to another architecture, lacks a head, or cannot be downloaded.
     """
+    return _loaded(OrbModel, card, device, dtype, weights)
+
+
+def load_predictor(card: ModelCard, device: str, dtype: str, weights: Path | None = None) -> OrbConservative:
+    """The same for a conservative one."""
+    return _loaded(OrbConservative, card, device, dtype, weights)
+
+
+def _loaded[M: OrbNetwork](kind: type[M], card: ModelCard, device: str, dtype: str, weights: Path | None) -> M:
     loader = ORB_PRETRAINED_MODELS[card.id]
     options: dict = {"device": device, "compile": False, "precision": _PRECISIONS[dtype]}
     if weights is not None:
@@ -50,7 +60,7 @@ def load(card: ModelCard, device: str, dtype: str, weights: Path | None = None) 
         except Exception as error:
             raise _weights_error(card, weights, error) from error
     _require_heads(card, module, keys)
-    model = OrbModel(card, module, adapter, device, dtype)
+    model = kind(card, module, adapter, device, dtype)
     model.weights_sha256 = file_sha256(file) if file is not None else ""
     return model
 

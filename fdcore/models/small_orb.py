@@ -93,6 +93,8 @@ def build(config: SmallOrbConfig) -> tuple[DirectForcefieldRegressor, Forcefield
         loss_weights={"energy": 1.0, "forces": 1.0},
         pair_repulsion=True,
     )
+    # Whoever has the module can write it down again.
+    module.small_orb_config = config  # pyright: ignore[reportArgumentType] (torch's stubs know only tensors and modules)
     return module, ForcefieldAtomsAdapter(radius=config.cutoff_A, max_num_neighbors=config.max_neighbours)
 
 

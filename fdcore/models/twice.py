@@ -1,18 +1,35 @@
 """SiLU and RMSNorm with their second derivatives written out.
 
-grad U_Delta differentiates F_c = -dE/dR once more. Autograd then takes the derivative of a derivative operation by operation: for
+grad U_Delta and the training of F_c differentiate F_c = -dE/dR once more. Autograd then takes the derivative of a derivative operation by operation: for
 these two that is a dozen passes over arrays of (edges, width), most of the time of a double backward. As closed formulas they
 are three or four. Values and first derivatives come from torch's own kernels, to the last bit.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+# Above zero while only gradients with respect to positions are wanted: autograd tells its own operations so, but not ours. For all
+# threads, because those of a GPU's backward pass are not the caller's.
+_inputs_only = 0
+
+
+@contextlib.contextmanager
+def inputs_only() -> Iterator[None]:
+    """Inside, no gradient with respect to the weight of a norm is computed."""
+    global _inputs_only
+    _inputs_only += 1
+    try:
+        yield
+    finally:
+        _inputs_only -= 1
 
 
 class _Silu(torch.autograd.Function):
@@ -60,11 +77,16 @@ class _Norm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         x, weight = ctx.saved_tensors
-        return _NormSlope.apply(grads[0], x, weight, ctx.eps), None, None
+        to_weight = None
+        if ctx.needs_input_grad[1] and not _inputs_only:
+            # As torch operations, which autograd can differentiate once more.
+            r = torch.rsqrt(x.square().mean(-1, keepdim=True) + ctx.eps)
+            to_weight = (grads[0] * x * r).sum(tuple(range(x.ndim - 1)))
+        return _NormSlope.apply(grads[0], x, weight, ctx.eps), to_weight, None
 
 
 class _NormSlope(torch.autograd.Function):
-    """J(w g) with J(a) = r a - r^3 x mean(a x), the symmetric Jacobian of x r."""
+    """J(w g) with J(a) = r a - r^3 x mean(a x), the symmetric Jacobian of x r; linear in g and in w."""
 
     @staticmethod
     def forward(ctx: Any, g: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -83,7 +105,9 @@ class _NormSlope(torch.autograd.Function):
         # d/dx of v . J(a): -r^3 (mean(v a) x + mean(a x) v + mean(v x) a) + 3 r^5 mean(v x) mean(a x) x
         to_x = x * (3 * cube * r * r * mean_v * mean_a - cube * mean_va)
         to_x.addcmul_(v, cube * mean_a, value=-1).addcmul_(a, cube * mean_v, value=-1)
-        return _jacobian(v, x, r, mean_v).mul_(weight), to_x, None, None
+        bent = _jacobian(v, x, r, mean_v)
+        to_weight = (g * bent).sum(tuple(range(x.ndim - 1))) if ctx.needs_input_grad[2] else None
+        return bent.mul_(weight), to_x, to_weight, None
 
 
 def _jacobian(a: torch.Tensor, x: torch.Tensor, r: torch.Tensor, mean: torch.Tensor | None = None) -> torch.Tensor:
@@ -101,7 +125,7 @@ class TwiceSilu(nn.Module):
 
 
 class TwiceRMSNorm(nn.Module):
-    """Takes over the weight of the norm that it replaces; that one must not be trained any more."""
+    """Takes over the weight of the norm that it replaces."""
 
     def __init__(self, old: nn.RMSNorm) -> None:
         super().__init__()
@@ -114,7 +138,7 @@ class TwiceRMSNorm(nn.Module):
 
 
 def differentiate_twice(module: nn.Module) -> None:
-    """Replace every SiLU and RMSNorm in `module`, whose parameters are frozen."""
+    """Replace every SiLU and RMSNorm in `module`."""
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.SiLU):

@@ -31,6 +31,7 @@ __all__ = [
     "Limits",
     "Parsed",
     "Source",
+    "all_models",
     "available_models",
     "card",
     "check_device",
@@ -39,6 +40,7 @@ __all__ = [
     "estimate",
     "example_source",
     "examples",
+    "extra_is_here",
     "list_models",
     "load_model",
     "model_is_here",
@@ -47,6 +49,7 @@ __all__ = [
     "read_sources",
     "score",
     "settings",
+    "suggested_model",
     "with_charge_spin",
 ]
 
@@ -54,11 +57,17 @@ load_model = models.load_model
 check_device = models.check_device
 card = models.card
 model_is_here = models.is_here
+extra_is_here = models.extra_is_here
 
 
 def list_models() -> tuple[ModelCard, ...]:
-    """Cards of every model that can be scored (it has a direct force head), embedded ones first."""
-    return tuple(c for c in models.list_models() if c.kind == "direct")
+    """Cards of every model that can be scored by its name alone (it has a direct force head), embedded ones first."""
+    return tuple(c for c in models.list_models() if c.kind == "direct" and c.weights != "file")
+
+
+def all_models() -> tuple[ModelCard, ...]:
+    """Cards of every model, those for ensembles only among them."""
+    return models.list_models()
 
 
 def available_models() -> tuple[ModelCard, ...]:
@@ -71,9 +80,19 @@ def default_model_id() -> str:
     return models.DEFAULT_MODEL
 
 
+def suggested_model(structures: Iterable[Structure]) -> str:
+    """The embedded model to begin with, for these structures."""
+    return models.suggested_model(structures)
+
+
 def models_covering(numbers: ArrayLike) -> tuple[ModelCard, ...]:
     """Direct-force models trained on every element in `numbers` (atomic numbers)."""
     return models.models_covering(numbers)
+
+
+def download_of(card: ModelCard) -> str:
+    """What a button that fetches the weights says; their size where it is known."""
+    return f"Download {card.download_MB:.0f} MB" if card.download_MB else "Download its weights"
 
 
 # ---- scoring -------------------------------------------------------------------------------------------------------
@@ -164,7 +183,8 @@ def estimate(model: Model | ModelCard, structures: Sequence[Structure], dtype: s
 
 @dataclass(frozen=True)
 class Example:
-    """A structure file that travels with the package, described by its card."""
+    """A structure file that travels with the package, described by its card. `model`: where another than the suggested one is to be
+    used; `paper`: the name that the paper gives this system."""
 
     id: str
     title: str
@@ -172,14 +192,15 @@ class Example:
     description: str
     source: str
     licence: str
+    model: str = ""
+    paper: str = ""
 
 
 @cache
 def examples() -> tuple[Example, ...]:
     """The shipped examples in the order of their cards file."""
     cards = json.loads(data.path("examples", "cards.json").read_text())
-    known = ("title", "file", "description", "source", "licence")
-    return tuple(Example(id=c["file"].rsplit(".", 1)[0], **{k: c[k] for k in known}) for c in cards)
+    return tuple(Example(id=c["file"].rsplit(".", 1)[0], **c) for c in cards)
 
 
 def example_source(example: Example) -> Source:
@@ -198,10 +219,9 @@ def as_argument(file: str) -> str:
 def command_line(
     files: Sequence[str], model_id: str, *, dtype: str = "float32", charge: int | None = None, spin: int | None = None
 ) -> str:
-    """The command that repeats what a page did; options at their default are left out."""
-    words = ["fdcore", "score", *map(as_argument, files)]
-    if model_id != default_model_id():
-        words += ["--model", model_id]
+    """The command that repeats what a page did; options at their default are left out. The model is always named: without it,
+    the command line chooses one for the structures."""
+    words = ["fdcore", "score", *map(as_argument, files), "--model", model_id]
     if dtype != "float32":
         words += ["--dtype", dtype]
     if charge is not None:

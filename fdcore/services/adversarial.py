@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import shlex
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from fdcore import adversarial, services, truth
+from fdcore import adversarial, services, validation
+from fdcore import reference as references
 from fdcore.adversarial import Adversarial
-from fdcore.attack import references
 from fdcore.attack.ascent import GRADIENT_COST
 from fdcore.attack.settings import Choice
 from fdcore.human import duration, size
+from fdcore.labels import match
 from fdcore.models.base import (
     DOUBLE_BACKWARD_MEMORY,
     available_bytes,
@@ -23,10 +24,10 @@ from fdcore.models.base import (
     guessed_seconds_per_edge,
 )
 from fdcore.records import Failure, ModelCard, Structure
-from fdcore.services import dynamics, runs
+from fdcore.services import dynamics, repeat, runs
 from fdcore.spec import ModelChoice, Spec
 from fdcore.tasks.attack import AttackParameters
-from fdcore.truth import Compared
+from fdcore.validation import Compared
 
 # Of all the steps that an attack may take; the others are saved by starts that end early (measured: 60 to 90 %).
 TYPICAL_SHARE = 0.7
@@ -56,8 +57,7 @@ def attackable(
 
 def parameters_of(given: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters without those at their default: what a spec holds, so that equal questions have equal specs. Raises UsageError."""
-    complete = AttackParameters.of(Spec("attack", None, "", 1, given))
-    return {f.name: getattr(complete, f.name) for f in fields(complete) if getattr(complete, f.name) != f.default}
+    return repeat.parameters_of(AttackParameters, "attack", given)
 
 
 # ---- cost ----------------------------------------------------------------------------------------------------------
@@ -76,10 +76,12 @@ def estimate(
     if parameters.relax_fmax_eV_per_A is not None:
         iterations = min(parameters.relax_steps, dynamics.TYPICAL_ITERATIONS)
         seconds += sum(edges) * guessed_seconds_per_edge(card) * doubled * iterations
-    # The low-memory form is taken where the exact one does not fit.
-    need = max(edges) * guessed_bytes_per_edge(card) * doubled
+    # Where the exact form does not fit, "auto" takes the low-memory one.
+    least = max(edges) * guessed_bytes_per_edge(card) * doubled
+    exact = DOUBLE_BACKWARD_MEMORY if parameters.gradient in ("auto", "double-backward") else 1.0
+    need = least * (exact if parameters.gradient == "double-backward" else 1.0)
     free = available_bytes("cpu")
-    text = f"about {duration(seconds)}, {size(need * DOUBLE_BACKWARD_MEMORY)} of {size(free)} free"
+    text = f"about {duration(seconds)}, {size(least * exact)} of {size(free)} free"
     if measured is None:
         text += " (a guess until this model has attacked here)"
     return services.Estimate(seconds, need / 1e6, free / 1e6, need < free, measured is not None, text)
@@ -124,88 +126,88 @@ def of_run(run: runs.Run) -> Adversarial:
     return adversarial.read(runs.folder(run), run.spec, runs.inputs(run), run.summary)
 
 
+def dataset_of(attack: Adversarial) -> list[Structure]:
+    """The dataset, highest U_Delta first, each named by where it comes from."""
+    return [_named(f) for f in adversarial.dataset(attack)]
+
+
+def origins_of(attack: Adversarial) -> list[Structure]:
+    """What was attacked, relaxed where that was asked for."""
+    return [replace(o.structure, labels={}) for o in attack.origins.values() if not o.problem]
+
+
+def _named(found: adversarial.Found) -> Structure:
+    return replace(found.structure, file=f"start {found.start}, step {found.step}", index=found.row)
+
+
+def climb_of(structure: Structure) -> int | None:
+    """The climb that a structure of a dataset comes from, by its name; None for any other."""
+    said = re.fullmatch(r"start (\d+), step \d+", structure.file)
+    return None if said is None else int(said.group(1))
+
+
 # ---- a reference ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Offered:
-    """A reference that may be asked for: whether it is installed, and what to do where it is not."""
-
-    id: str
-    title: str
-    about: str
-    is_here: bool
-    install: str
-
-
-def offered_references() -> tuple[Offered, ...]:
-    """Named references, installed or not."""
-    return tuple(
-        Offered(r.id, r.title, r.about, r.is_here, f"pip install 'force-delta[{r.extra}]'")
-        for r in references.REFERENCES.values()
-        if r.extra
-    )
-
-
-def to_compare(attack: Adversarial, also: int = ALSO_COMPARED) -> list[Structure]:
+def to_compare(attack: Adversarial, also: int = ALSO_COMPARED) -> tuple[list[Structure], list[int]]:
     """The dataset, and structures from the whole range of U_Delta that the attack went through, its origins among them. Each once,
-    named by where it comes from."""
+    named by where it comes from; and of each the climb: the number of its start, of an origin -1, -2, ..."""
     rest = attack.choose(Choice(count=also, rise=0.0, spread=True, apart=0.0))
     rows = list(dict.fromkeys([*attack.selected.rows, *rest.rows]))
-    origins = [o.structure for o in attack.origins.values() if not o.problem]
-    out = [replace(s, file=f"{s.file} (origin)", labels={}) for s in origins]
-    out += [
-        replace(f.structure, file=f"start {f.start}, step {f.step}", index=f.row)
-        for f in adversarial.found(attack, rows)
+    out = [
+        (replace(o.structure, file=f"{o.structure.file} (origin)", labels={}), -1 - o.parent)
+        for o in attack.origins.values()
+        if not o.problem
     ]
+    out += [(_named(f), f.start) for f in adversarial.found(attack, rows)]
     # The first step of a start that was not displaced is its origin.
-    return list({s.content_id: s for s in out}.values())
+    once = {s.content_id: (s, climb) for s, climb in out}.values()
+    return [s for s, _ in once], [climb for _, climb in once]
 
 
-def compare(
-    viewer: runs.Viewer, structures: Sequence[Structure], model: ModelChoice, reference: str, *, title: str
-) -> runs.Run:
-    """Queue the comparison of these structures with a named reference."""
-    spec = runs.spec_of("truth", structures, model, {"reference": reference})
+def comparison_specs(attack: Adversarial, model: ModelChoice) -> list[Spec]:
+    """What `compare` asks, per named reference: of the same attack always the same."""
+    structures, climbs = to_compare(attack)
+    return [_comparison(structures, climbs, model, name) for name in references.REFERENCES]
+
+
+def _comparison(structures: Sequence[Structure], climbs: Sequence[int], model: ModelChoice, reference: str) -> Spec:
+    return runs.spec_of("validate", structures, model, {"reference": reference, "climbs": list(climbs)})
+
+
+def comparisons(run: runs.Run, specs: Sequence[Spec]) -> tuple[runs.Run, ...]:
+    """Those of these comparisons of an attack that its owner has asked for, the newest first. Whoever may see the attack may see what it
+    was held against."""
+    found = [runs.same_work(runs.Viewer(run.owner), spec) for spec in specs]
+    return tuple(sorted((r for r in found if r is not None), key=lambda r: -r.created_at))
+
+
+def compare(viewer: runs.Viewer, attack: Adversarial, model: ModelChoice, reference: str, *, title: str) -> runs.Run:
+    """Queue the comparison of an attack with a named reference, or return the one that there is."""
+    structures, climbs = to_compare(attack)
+    spec = _comparison(structures, climbs, model, reference)
     # What a reference costs nobody knows beforehand; it is never quick.
     return runs.submit(viewer, spec, structures, title=title, lane=runs.lane_of(model.device, 1e9))
 
 
 def truth_of_run(run: runs.Run) -> tuple[list[Compared], list[Failure]]:
     """What a comparison has found so far."""
-    return truth.read(runs.folder(run), runs.inputs(run))
+    return validation.read(runs.folder(run), run.spec, runs.inputs(run))
 
 
 def labelled(
     attack: Adversarial, frames: Sequence[Structure], tolerance_A: float = 1e-3
 ) -> list[tuple[Structure, int]]:
-    """Which of the visited structures each labelled frame is: same elements in the same order, positions and cell within a tolerance
-    (files round). Frames without forces, or that are none of them, are left out. (structure as visited with the labels, row)."""
+    """Which of the visited structures each labelled frame is (`fdcore.labels.match`; the elements in the same order). Frames without forces,
+    or that are none of them, are left out. (structure as visited with the labels, row)."""
     candidates = adversarial.found(attack, range(attack.n_steps))
+    matching = match([item.structure for item in candidates], frames, tolerance_A=tolerance_A)
     out = []
-    for frame in frames:
-        if "forces_eV_per_A" not in frame.labels:
-            continue
-        for item in candidates:
-            there = item.structure
-            if (
-                np.array_equal(there.numbers, frame.numbers)
-                and np.abs(there.cell - frame.cell).max() < tolerance_A
-                and _same_place(there, frame) < tolerance_A
-            ):
-                name = f"start {item.start}, step {item.step}"
-                out.append((replace(there, labels=frame.labels, file=name, index=item.row), item.row))
-                break
+    # One row for each frame, in the order of the frames.
+    for here in sorted({m.frame: m for m in reversed(matching.matches)}.values(), key=lambda m: m.frame):
+        item = candidates[here.position]
+        out.append((replace(_named(item), labels=frames[here.frame].labels), item.row))
     return out
-
-
-def _same_place(a: Structure, b: Structure) -> float:
-    """The largest distance between an atom in one and in the other, images of a crystal being the same place."""
-    apart = a.positions - b.positions
-    if a.periodic:
-        fractions = np.linalg.solve(a.cell.T, apart.T).T
-        apart = (fractions - np.round(fractions)) @ a.cell
-    return float(np.abs(apart).max())
 
 
 # ---- repeat this ---------------------------------------------------------------------------------------------------
@@ -243,17 +245,5 @@ def flags() -> dict[str, str]:
 
 def command_line(files: Sequence[str], spec: Spec) -> str:
     """The command that repeats an attack; what is at its default is left out."""
-    words = ["fdcore", "attack", *files]
-    model = spec.model
-    if model is not None and model.id != services.default_model_id():
-        words += ["--model", model.id]
-    if model is not None and model.dtype != "float32":
-        words += ["--dtype", model.dtype]
-    for name, value in parameters_of(spec.parameters).items():
-        words.append(f"--{_FLAGS[name]}")
-        if not isinstance(value, bool):
-            words.append("none" if value is None else str(value))
-    if spec.seed:
-        words += ["--seed", str(spec.seed)]
-    words += ["--out", "dataset.extxyz"]
-    return shlex.join(words)
+    given = parameters_of(spec.parameters)
+    return repeat.command_line(files, spec, given, _FLAGS, "--out", "dataset.extxyz")

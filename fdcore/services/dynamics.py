@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -25,7 +24,7 @@ from fdcore.models.base import (
 )
 from fdcore.motion import plan_parts
 from fdcore.records import Failure, ModelCard, Structure
-from fdcore.services import runs
+from fdcore.services import repeat, runs
 from fdcore.spec import ModelChoice, Spec
 from fdcore.tasks.md import MdParameters
 from fdcore.tasks.motion import leg_timestep
@@ -143,14 +142,7 @@ def movable(card: ModelCard, structures: Sequence[Structure]) -> tuple[list[Stru
 
 def parameters_of(task: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters without those at their default: what a spec holds, so that equal questions have equal specs. Raises UsageError."""
-    kind = PARAMETERS[task]
-    complete = kind.of(Spec(task, None, "", 1, given))
-    out = {}
-    for f in fields(kind):
-        value = getattr(complete, f.name)
-        if value != f.default:
-            out[f.name] = list(value) if isinstance(value, tuple) else value
-    return out
+    return repeat.parameters_of(PARAMETERS[task], task, given)
 
 
 def all_parameters(spec: Spec) -> dict[str, Any]:
@@ -316,15 +308,4 @@ def flags(task: str) -> dict[str, str]:
 
 def command_line(files: Sequence[str], spec: Spec) -> str:
     """The command that repeats a run of these tasks; what is at its default is left out."""
-    words = ["fdcore", spec.task, *map(services.as_argument, files)]
-    model = spec.model
-    if model is not None and model.id != services.default_model_id():
-        words += ["--model", model.id]
-    if model is not None and model.dtype != "float32":
-        words += ["--dtype", model.dtype]
-    for name, value in parameters_of(spec.task, spec.parameters).items():
-        text = "none" if value is None else ",".join(map(str, value)) if isinstance(value, list) else str(value)
-        words += [f"--{_FLAGS[spec.task][name]}", text]
-    if spec.seed:
-        words += ["--seed", str(spec.seed)]
-    return shlex.join(words)
+    return repeat.command_line(files, spec, parameters_of(spec.task, spec.parameters), _FLAGS[spec.task])

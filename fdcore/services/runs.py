@@ -11,18 +11,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fdcore import adversarial, models, motion, services, truth
 from fdcore import config as configuration
+from fdcore import finetuning, generations, models, motion, services
 from fdcore.distribution import reference_distribution
 from fdcore.errors import RunStateError
 from fdcore.export import PACKAGES, comparison_table, provenance
 from fdcore.jobs import archive
 from fdcore.jobs.engine import Engine, engine
+from fdcore.models import finetuned
 from fdcore.records import Failure, Score, Structure
 from fdcore.spec import ModelChoice, Spec
 from fdcore.store import structures as stored
 from fdcore.store.records import ENDED, Attempt, Outline, Run, RunState, Viewer, Waiting, Worker
 from fdcore.tasks import score as score_task
+from fdcore.tasks.finetune import MODEL
+from fdcore.tasks.stages import GenerationsParameters
 from fdcore.verdict import judge
 
 __all__ = ["Attempt", "Outline", "Result", "Run", "RunState", "Viewer", "Waiting", "Worker"]
@@ -170,9 +173,21 @@ def find(viewer: Viewer, beginning: str) -> Run:
     return current().store.find(viewer, beginning)
 
 
-def list_runs(viewer: Viewer, *, states: Sequence[RunState] = (), limit: int = 200, offset: int = 0) -> tuple[Run, ...]:
+def same_work(viewer: Viewer, spec: Spec) -> Run | None:
+    """The newest run of this viewer that was asked the same, and is waiting, running or done."""
+    return current().store.find_same_work(viewer, spec)
+
+
+def list_runs(
+    viewer: Viewer,
+    *,
+    states: Sequence[RunState] = (),
+    tasks: Sequence[str] = (),
+    limit: int = 200,
+    offset: int = 0,
+) -> tuple[Run, ...]:
     """The viewer's runs, newest first."""
-    return current().store.list_runs(viewer, states=states, limit=limit, offset=offset)
+    return current().store.list_runs(viewer, states=states, tasks=tasks, limit=limit, offset=offset)
 
 
 def active_runs(viewer: Viewer, *, limit: int = 200, offset: int = 0) -> tuple[Run, ...]:
@@ -283,6 +298,18 @@ def result(run: Run) -> Result:
     return Result(run, tuple(scores), tuple(failures), provenance_of(run))
 
 
+def model_folders(run: Run) -> tuple[Path, ...]:
+    """Where the models are that a run has finished, in the order in which they were made."""
+    here = folder(run)
+    if here is None:
+        return ()
+    names = [MODEL] if run.task == finetuning.TASK else []
+    if run.task == generations.TASK:
+        names = [s.product for s in GenerationsParameters.of(run.spec).stages() if s.kind == "finetune"]
+    # A product is written under another name, so that one that is there is complete.
+    return tuple(here / name for name in names if (here / name / finetuned.CARD).is_file())
+
+
 def motion_of(run: Run) -> motion.Motion:
     """What a run of dynamics, relaxation or the advisor has recorded so far."""
     return motion.read(folder(run), run.spec, inputs(run), run.summary)
@@ -320,21 +347,25 @@ def _label(run: Run) -> str:
 def export(viewer: Viewer, run_id: str, stream: BinaryIO, key: str = "") -> None:
     """Write a run as a zip: what was asked, with which versions, every attempt, the inputs, and all that was recorded."""
     run = get(viewer, run_id, key)
-    found = result(run) if run.task == "score" else None
-    moved = motion_of(run) if run.task in motion.TASKS else None
     here, given = folder(run), inputs(run)
+    scored = result(run) if run.task == "score" else None
+    recorded = archive.Recorded(
+        run=run,
+        folder=here,
+        structures=given,
+        refusals=refusals(run),
+        provenance=provenance_of(run),
+        scores=((), ()) if scored is None else (scored.scores, scored.failures),
+        made=model_folders(run),
+    )
     archive.write(
         stream,
         run=run,
         attempts=attempts(run),
         structures=given,
-        refusals=refusals(run),
+        refusals=recorded.refusals,
         folder=here,
-        result=None if found is None else (found.scores, found.failures, found.provenance),
-        motion=moved,
-        attack=adversarial.read(here, run.spec, given, run.summary) if run.task == adversarial.TASK else None,
-        compared=truth.read(here, given)[0] if run.task == truth.TASK else None,
-        provenance=provenance_of(run),
+        files=archive.found(recorded),
     )
 
 

@@ -6,6 +6,7 @@ One folder per attempt holds
     notes.jsonl    one JSON object per line, for what is not a number
     checkpoint     safetensors: the arrays of the state, and as metadata the rest of it and how much of the two files above
                    belongs to it; replaced as a whole, never written in place
+    <product>/     what else the task made, such as a model
     result.json    what the task returned; its presence means that the folder is complete
 
 A new attempt copies what the last checkpoint vouches for into a folder of its own and appends to that: a point is never
@@ -19,7 +20,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -138,6 +139,17 @@ class Recorder:
         """Add one line of words."""
         self._notes.write(json.dumps(dict(values), allow_nan=False).encode() + b"\n")
 
+    def keep(self, name: str, write: Callable[[Path], None]) -> None:
+        """Have `write` fill a folder of this name; it is there complete or not at all."""
+        fresh = self.folder / (name + ".new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(mode=0o700)
+        write(fresh)
+        for file in fresh.iterdir():
+            _sync(file)
+        shutil.rmtree(self.folder / name, ignore_errors=True)
+        fresh.replace(self.folder / name)
+
     def flush(self) -> None:
         """Everything recorded so far can now be read by others, and survives this process."""
         self._write()
@@ -174,8 +186,9 @@ class Recorder:
         _sync(fresh)
         fresh.replace(self.folder / RESULT)
         (self.folder / CHECKPOINT).unlink(missing_ok=True)
-        for file in self.folder.iterdir():
-            file.chmod(0o400)
+        for file in self.folder.rglob("*"):
+            if file.is_file():
+                file.chmod(0o400)
         _sync(self.folder)
 
     def close(self) -> None:
@@ -211,6 +224,10 @@ class Recorder:
         if self.rows != read.rows or self._sums() != read.digests or len(kept) != read.notes:
             raise StoreError(_TORN)
         self._notes.write(kept)
+        for product in previous.iterdir():
+            # Complete ones only; the same files under a second name, which the deletion of the first leaves alone.
+            if product.is_dir() and product.suffix != ".new":
+                shutil.copytree(product, self.folder / product.name, copy_function=os.link)
         # The new attempt must not depend on the old folder: it may itself be killed before its first own checkpoint.
         self.save(read.state)
 

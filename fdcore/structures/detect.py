@@ -10,12 +10,12 @@ from typing import Literal, NoReturn
 from fdcore.errors import FormatError
 from fdcore.structures.text import number, quote
 
-Format = Literal["cif", "poscar", "xyz"]
+Format = Literal["cif", "poscar", "xyz", "vasprun", "outcar"]
 
 SAVE_AS = "Save it as CIF or extxyz"
 CONVERT = SAVE_AS + ", e.g. with `ase convert {name} structure.extxyz`."
 FROM_PROGRAM = SAVE_AS + " from the program that wrote it."
-CHOICES = "CIF, POSCAR/CONTCAR, xyz and extxyz are read here."
+CHOICES = "CIF, POSCAR/CONTCAR, xyz, extxyz, vasprun.xml, OUTCAR and ASE databases (.db) are read here."
 
 _NAMES: dict[str, Format] = {
     "cif": "cif",
@@ -41,7 +41,6 @@ _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (b"GIF8", "a picture (GIF)", f"A picture holds no coordinates. {SAVE_AS} from the program that drew it."),
     (b"%PDF", "a PDF document", "Look for the CIF in the supporting information and bring that."),
     (b"\xd0\xcf\x11\xe0", "an old Office document", "Copy the coordinates into a plain-text file."),
-    (b"SQLite format 3", "an ASE database or other SQLite file", CONVERT),
     (b"- of Ulm", "an ASE trajectory or database (.traj)", CONVERT),
     (b"\x89HDF", "an HDF5 file", FROM_PROGRAM),
     (b"CDF\x01", "a NetCDF trajectory", CONVERT),
@@ -53,16 +52,22 @@ _MAGIC: tuple[tuple[bytes, str, str], ...] = (
 )
 _ZIP_PARTS = ((b"word/", "a Word document"), (b"xl/", "an Excel sheet"), (b"ppt/", "a PowerPoint file"))
 
+# A pattern in the head of the text -> a program's output that is read here.
+_OUTPUTS: tuple[tuple[re.Pattern[str], Format], ...] = (
+    (re.compile(r"\A\s*<[\s\S]{0,5000}<modeling\b|\A\s*<modeling\b"), "vasprun"),
+    (
+        re.compile(r"\A\s*vasp\.\d|^ running on +\d+ +(total cores|nodes)|^ executed on .*\bdate \d", re.MULTILINE),
+        "outcar",
+    ),
+)
 # A pattern in the head of the text -> what it is.
 _TEXTS: tuple[tuple[re.Pattern[str], str, str], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE | re.MULTILINE), what, hint)
     for pattern, what, hint in (
         (r"\A\s*(<!doctype html|<html|<head|<body)", "a web page", "Use the page's download button instead of saving the page."),
-        (r"\A\s*(<\?xml[^<]*)?<modeling", "a vasprun.xml", CONVERT),
         (r"\A\s*<", "an XML file", CONVERT),
         (r"\A\s*[\[{]", "JSON (perhaps a pymatgen or ASE dictionary)",
          f"{SAVE_AS}, e.g. with `Structure.from_file('{{name}}').to(filename='structure.cif')`."),
-        (r"\A\s*vasp\.\d|^ running on +\d+ +(total cores|nodes)", "an OUTCAR", CONVERT),
         (r"\A(.*\n){4,12}\s*Direct configuration=", "an XDATCAR trajectory", CONVERT),
         (r"^@<TRIPOS>", "a mol2 file", FROM_PROGRAM),
         (r"\A(.*\n){3}.*V[23]000", "a mol or sdf file", CONVERT),
@@ -110,6 +115,9 @@ def detect(text: str, name: str) -> Format:
     if _looks_like_xyz(lines):
         return "xyz"
     short = "\n".join(line[:500] for line in islice(head.split("\n"), 400))
+    for pattern, form in _OUTPUTS:
+        if pattern.search(short):
+            return form
     for pattern, what, hint in _TEXTS:
         if pattern.search(short):
             _refuse(what, hint, name)
@@ -134,6 +142,10 @@ def format_of_name(name: str) -> Format | None:
         return _NAMES[extension]
     if re.match(r"(poscar|contcar)\b|(poscar|contcar)[_\-.]", base):
         return "poscar"
+    if re.match(r"outcar\b|outcar[_\-.]", base):
+        return "outcar"
+    if re.match(r"vasprun.*\.xml$", base):
+        return "vasprun"
     return None
 
 

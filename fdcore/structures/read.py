@@ -9,6 +9,7 @@ import numpy as np
 
 from fdcore.errors import FormatError, LimitError, StructureError
 from fdcore.records import Failure, Structure
+from fdcore.structures.ase_database import MAGIC, read_database
 from fdcore.structures.checks import validate
 from fdcore.structures.detect import CHOICES, Format, detect, format_of_name, refuse_binary
 from fdcore.structures.limits import Limits, Source
@@ -23,8 +24,16 @@ _FORMATS: dict[str, Format] = {
     "vasp": "poscar",
     "xyz": "xyz",
     "extxyz": "xyz",
+    "vasprun": "vasprun",
+    "outcar": "outcar",
 }
-_WORDS: dict[Format, str] = {"cif": "a CIF", "poscar": "a POSCAR", "xyz": "xyz"}
+_WORDS: dict[Format, str] = {
+    "cif": "a CIF",
+    "poscar": "a POSCAR",
+    "xyz": "xyz",
+    "vasprun": "a vasprun.xml",
+    "outcar": "an OUTCAR",
+}
 
 
 def read_source(source: Source, limits: Limits) -> tuple[list[Structure], list[Failure]]:
@@ -98,6 +107,9 @@ def _frames(source: Source, limits: Limits) -> Iterator[Structure | Failure]:
             f"The file has {len(source.data) / 1e6:.1f} MB; at most {limits.max_bytes / 1e6:g} MB are read.",
             "Split it, or bring fewer frames.",
         )
+    if source.data.startswith(MAGIC):
+        yield from read_database(source.data, limits)
+        return
     refuse_binary(source.data, source.name)
     text = decode(source.data)
     wanted = (source.format or "").strip().lower()
@@ -126,6 +138,14 @@ def _read(form: Format, text: str, limits: Limits) -> Iterator[Structure | Failu
         from fdcore.structures.poscar import read_poscar
 
         yield read_poscar(text, limits)
+    elif form == "vasprun":
+        from fdcore.structures.vasprun import read_vasprun
+
+        yield from read_vasprun(text, limits)
+    elif form == "outcar":
+        from fdcore.structures.outcar import read_outcar
+
+        yield from read_outcar(text, limits)
     else:
         from fdcore.structures.cif import read_cif
 

@@ -6,7 +6,8 @@ Messages travel on pipes, one at a time, parent first:
 2. The parent sends a request: header {"name", "format", "limits"}, body the file's bytes.
 3. The child answers every request with one message: header {"structures": [...], "failures": [...]}, body the arrays of the
    structures in order (numbers int64 (N,), positions (N, 3), cell (3, 3), then energy_eV (1,) and forces_eV_per_A (N, 3) where
-   the header names them; float64, little-endian).
+   the header names them; float64, little-endian). Where labels tell their origin, the header holds it (provenance, as JSON); so it does
+   what else the file says (tags).
 4. End of the child's input is its order to exit. A child that dies, hangs or sends anything else is killed and replaced; the
    file it had becomes a Failure.
 
@@ -94,6 +95,9 @@ def send_result(stream: BinaryIO, structures: list[Structure], failures: list[Fa
                 "file": s.file,
                 "index": s.index,
                 "labels": labels,
+                # Only where it is there: what is stored is named by the hash of these bytes.
+                **({"provenance": s.labels["provenance"]} if "provenance" in s.labels else {}),
+                **({"tags": dict(s.tags)} if s.tags else {}),
                 "warnings": list(s.warnings),
             }
         )
@@ -125,9 +129,11 @@ def _result_of(header: dict[str, Any], body: bytes) -> tuple[list[Structure], li
     for head in header["structures"]:
         n = int(head["n"])
         numbers, positions, cell = take(n, "<i8"), take(3 * n).reshape(n, 3), take(9).reshape(3, 3)
-        labels: dict[str, FloatArray | float] = {}
+        labels: dict[str, FloatArray | float | str] = {}
         for key in head["labels"]:
             labels[key] = float(take(1)[0]) if key == "energy_eV" else frozen_array(take(3 * n).reshape(n, 3))
+        if "provenance" in head:
+            labels["provenance"] = str(head["provenance"])
         periodic = bool(head["periodic"])
         structures.append(
             Structure(
@@ -141,6 +147,7 @@ def _result_of(header: dict[str, Any], body: bytes) -> tuple[list[Structure], li
                 index=int(head["index"]),
                 labels=labels,
                 warnings=tuple(map(str, head["warnings"])),
+                tags={str(k): str(v) for k, v in head.get("tags", {}).items()},
             )
         )
     if at != len(body):

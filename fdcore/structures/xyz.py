@@ -15,6 +15,7 @@ import numpy as np
 from fdcore.errors import FormatError, LimitError, StructureError
 from fdcore.records import Failure, FloatArray, Structure
 from fdcore.structures.limits import Limits
+from fdcore.structures.origin import provenance_of, tags_of
 from fdcore.structures.text import HEAVY_HYDROGEN, element, number, plural, quote, whole
 
 MAX_COMMENT = 100_000
@@ -30,6 +31,7 @@ _FORCE_COLUMNS = ("forces_ev_per_a", "forces_reference", "forces", "ref_forces",
 _ENERGY_KEYS = ("energy_ev", "energy", "ref_energy")
 _CHARGE_KEYS = ("charge", "total_charge")
 _SPIN_KEYS = ("spin", "spin_multiplicity", "multiplicity")
+_READ = frozenset((*_CHARGE_KEYS, *_SPIN_KEYS))
 _LABEL = re.compile(r"([A-Za-z]{1,3})[\d_'*.+-]*$")
 
 
@@ -117,7 +119,7 @@ def _frame(comment: str, rows: list[str], first_line: int, index: int) -> Struct
     positions = _numbers(tokens, columns.position, first_line, rows)
     numbers = _species([row[columns.species] for row in tokens], columns.numeric, first_line, warnings)
     cell, pbc = _cell(frame.info, warnings)
-    labels: dict[str, FloatArray | float] = {}
+    labels: dict[str, FloatArray | float | str] = {}
     energy = _first(frame.info, _ENERGY_KEYS)
     if energy is not None and not columns.own_result:
         try:
@@ -134,6 +136,8 @@ def _frame(comment: str, rows: list[str], first_line: int, index: int) -> Struct
             labels["forces_eV_per_A"] = forces
         else:
             warnings.append("the forces in the file are not all finite: left out")
+    if labels and "label_reference" in frame.info:
+        labels["provenance"] = provenance_of(frame.info)
     charge = _first(frame.info, _CHARGE_KEYS)
     spin = _first(frame.info, _SPIN_KEYS)
     multiplicity = whole(spin, "the spin multiplicity") if spin is not None else None
@@ -151,6 +155,7 @@ def _frame(comment: str, rows: list[str], first_line: int, index: int) -> Struct
         index=index,
         labels=labels,
         warnings=tuple(warnings),
+        tags=tags_of(frame.info, _READ),
     )
 
 

@@ -13,7 +13,15 @@ TASKS: dict[str, str] = {
     "relax": "fdcore.tasks.relax:RelaxTask",
     "mts-advisor": "fdcore.tasks.mts_advisor:MtsAdvisorTask",
     "attack": "fdcore.tasks.attack:AttackTask",
-    "truth": "fdcore.tasks.truth:TruthTask",
+    "validate": "fdcore.tasks.validate:ValidateTask",
+    "label": "fdcore.tasks.label:LabelTask",
+    "finetune": "fdcore.tasks.finetune:FinetuneTask",
+    "stability": "fdcore.tasks.stability:StabilityTask",
+    "generations": "fdcore.tasks.generations:GenerationsTask",
+    "reproduce": "fdcore.tasks.reproduce:ReproduceTask",
+    "ensemble": "fdcore.tasks.ensemble:EnsembleTask",
+    "report": "fdcore.tasks.report:ReportTask",
+    "check": "fdcore.tasks.check:CheckTask",
     "drill": "fdcore.tasks.drill:DrillTask",
 }
 

@@ -50,7 +50,7 @@ class AttackParameters(Parameters):
     max_force_eV_per_A: float = Attack.max_force_eV_per_A
     window_eV_per_atom: float = Attack.window_eV_per_atom
     patience: int = Attack.patience
-    gradient: Gradient = "auto"
+    gradient: Gradient = Attack.gradient
     count: int = Choice.count
     rise: float = Choice.rise
     spread: bool = False

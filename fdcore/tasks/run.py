@@ -20,10 +20,10 @@ from fdcore.errors import FdcoreError, QuotaError, StoreError
 from fdcore.spec import Spec
 from fdcore.store.series import Recorder
 from fdcore.tasks import task
-from fdcore.tasks.base import Job, Note, Progress, Rows, Savable
+from fdcore.tasks.base import Job, Note, Product, Progress, Rows, Savable
 
 if TYPE_CHECKING:
-    from fdcore.models.base import Model
+    from fdcore.models.base import Model, Predictor
     from fdcore.records import Structure
 
 # How often others can see what is new.
@@ -78,6 +78,7 @@ def execute(
     report: Callable[[Report], None] = lambda report: None,
     should_stop: Callable[[], bool] = lambda: False,
     limits: Limits = Limits(),
+    load_further: Callable[[str], Predictor] | None = None,
 ) -> Outcome:
     """Run one attempt in `folder`, going on from the newest of the `previous` folders that has a saved state.
 
@@ -91,7 +92,7 @@ def execute(
         kind.check(spec)
         model = load_model(spec)
         recorder, note = _recorder(folder, kind.tables(spec, structures), previous)
-        job = Job(spec, structures, model, recorder.state)
+        job = Job(spec, structures, model, recorder.state, load_further, recorder.folder)
         outcome = _drive(kind.run(job), recorder, report, should_stop, limits)
     except FdcoreError as error:
         outcome = Outcome("failed", error=error.message, hint=error.hint)
@@ -144,6 +145,8 @@ def _drive(
                     recorder.append(record.table, record.columns)
                 case Note():
                     recorder.note(record.values)
+                case Product():
+                    recorder.keep(record.name, record.write)
                 case Progress():
                     latest = record
                     # Only the first of an attempt and then a few each second: watchers are people.

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import streamlit as st
 
 from fdcore import services
 from fdcore.errors import FdcoreError
+from fdcore.human import count
 from fdcore.records import Structure
 from fdcore.services import adversarial, runs
 from fdcore.tasks.attack import AttackParameters
 from pages.parts import attacking, owner, session
+from pages.parts.fields import Fields, seed
 from pages.parts.refusals import failed
-from pages.parts.words import count, plain
+from pages.parts.words import plain
 
 FOR_AND_NOT_FOR = (
     "**What they are for:** reference calculations whose results this model learns most from, and tests of how it fails. "
@@ -25,9 +26,9 @@ STEP_HELP = (
     "*When forces disagree*; Schwalbe-Koda et al. 2021."
 )
 GRADIENT_NAMES = {
-    "auto": "exact where memory lasts",
+    "one-sided": "one-sided: the cheapest, a few percent off",
     "double-backward": "exact",
-    "one-sided": "one-sided: cheapest, a few percent off",
+    "auto": "exact where memory lasts",
     "finite-difference": "low memory",
 }
 RISE_HELP = (
@@ -37,6 +38,8 @@ APART_HELP = (
     "How much the local environments (SOAP) of two structures differ at least. 1 is what two random displacements of 0.1 Å per "
     "component differ by."
 )
+
+_fields = Fields(lambda name: f"attack-{name}", attacking.change)
 
 
 def what_will_come() -> None:
@@ -67,19 +70,19 @@ def what_will_come() -> None:
 def nothing_readable() -> None:
     """Nothing in the choice could be read."""
     for failure in session.parsed().failures:
-        failed(failure)
+        failed(failure, done="taken")
 
 
 def ask() -> None:
     """The settings, the cost, and the button that starts."""
     for failure in session.parsed().failures:
-        failed(failure)
+        failed(failure, done="taken")
     card = services.card(session.settings().model_id)
     if not any(s.periodic for s in attacking.structures()):
         attacking.changes().pop("strain", None)
     good, refused = adversarial.attackable(card, attacking.structures(), bool(attacking.changes().get("strain")))
     for failure in refused:
-        failed(failure)
+        failed(failure, done="taken")
     if len(session.structures()) > attacking.MOST_AT_ONCE:
         st.info(
             f"The first {attacking.MOST_AT_ONCE} of {len(session.structures())} structures are taken.",
@@ -91,9 +94,11 @@ def ask() -> None:
         now = {**{n: f.default for n, f in AttackParameters.__dataclass_fields__.items()}, **attacking.changes()}
         left, right = st.columns([2, 3], vertical_alignment="bottom")
         with left:
-            _number("count", "How many structures", now, step=1, minimum=1, maximum=10_000)
+            _fields.number("count", "How many structures", now, step=1, minimum=1, maximum=10_000)
         with right:
-            _toggle("spread", "Spread them over the range of U_Delta", now, "Off: those with the highest U_Delta.")
+            _fields.toggle(
+                "spread", "Spread them over the range of U_Delta", now, "Off: those with the highest U_Delta."
+            )
         _more(now, good)
         try:
             _cost_and_start(good, attacking.parameters())
@@ -107,17 +112,19 @@ def _more(now: dict[str, Any], structures: list[Structure]) -> None:
         left, middle, right = st.columns(3)
         with left:
             st.markdown("**The climb**", help=STEP_HELP)
-            _number("steps", "Steps per start", now, step=5, minimum=1)
+            _fields.number("steps", "Steps per start", now, step=5, minimum=1)
             starts = AttackParameters(count=int(now["count"])).starts_for(len(structures))
-            _whole_or_none("starts", "Starts", now, f"Copies that climb. Empty: {starts} for this many structures.")
-            _optional(
+            _fields.optional_whole(
+                "starts", "Starts", now, f"Copies that climb. Empty: {starts} for this many structures."
+            )
+            _fields.optional(
                 "alpha",
                 "alpha (Å³/eV)",
                 now,
                 "Empty: chosen from the first gradients, so that it needs no knowledge of the model.",
             )
-            _optional("beta", "beta (Å²/eV)", now, "Empty: chosen from the first gradients.")
-            _optional(
+            _fields.optional("beta", "beta (Å²/eV)", now, "Empty: chosen from the first gradients.")
+            _fields.optional(
                 "temperature_K",
                 "Boltzmann weight at (K)",
                 now,
@@ -125,13 +132,13 @@ def _more(now: dict[str, Any], structures: list[Structure]) -> None:
             )
         with middle:
             st.markdown("**Where it begins**")
-            _optional(
+            _fields.optional(
                 "relax_fmax_eV_per_A",
                 "Relax first to (eV/Å)",
                 now,
                 "Along F_c. Empty: begin as given, e.g. with frames of a simulation.",
             )
-            _number(
+            _fields.number(
                 "rattle_A",
                 "Random displacement (Å)",
                 now,
@@ -139,83 +146,26 @@ def _more(now: dict[str, Any], structures: list[Structure]) -> None:
                 minimum=0.0,
                 text="Of every copy but the first, per component.",
             )
-            _seed()
+            seed(
+                "attack-seed",
+                "fd_attack_seed",
+                attacking.seed(),
+                "Of the random displacements: the same seed gives the same structures.",
+            )
             st.markdown("**Which are kept**")
-            _number("rise", "U_Delta at least ... times that of the start", now, step=0.5, minimum=0.0, text=RISE_HELP)
-            _number("apart", "Difference between any two", now, step=0.05, minimum=0.0, text=APART_HELP)
+            _fields.number(
+                "rise", "U_Delta at least ... times that of the start", now, step=0.5, minimum=0.0, text=RISE_HELP
+            )
+            _fields.number("apart", "Difference between any two", now, step=0.05, minimum=0.0, text=APART_HELP)
         with right:
             st.markdown("**Bounds**")
-            _number("closest", "Closest pair, of covalent radii", now, step=0.05, minimum=0.0, maximum=1.0)
-            _number("window_eV_per_atom", "Energy above the start (eV/atom)", now, step=0.05, minimum=0.0001)
-            _number("max_force_eV_per_A", "Largest force (eV/Å)", now, step=5.0, minimum=0.1)
-            _number("max_step_A", "Farthest step of an atom (Å)", now, step=0.01, minimum=0.0001)
-            _select("gradient", "Gradient of U_Delta", GRADIENT_NAMES, now)
+            _fields.number("closest", "Closest pair, of covalent radii", now, step=0.05, minimum=0.0, maximum=1.0)
+            _fields.number("window_eV_per_atom", "Energy above the start (eV/atom)", now, step=0.05, minimum=0.0001)
+            _fields.number("max_force_eV_per_A", "Largest force (eV/Å)", now, step=5.0, minimum=0.1)
+            _fields.number("max_step_A", "Farthest step of an atom (Å)", now, step=0.01, minimum=0.0001)
+            _fields.select("gradient", "Gradient of U_Delta", GRADIENT_NAMES, now)
             if all(s.periodic for s in structures):
-                _toggle("strain", "Let the cell change, too", now)
-
-
-# ---- widgets -------------------------------------------------------------------------------------------------------
-
-
-def _changed(name: str) -> Callable[[], None]:
-    return lambda: attacking.change(name, st.session_state[f"attack-{name}"])
-
-
-def _number(
-    name: str, label: str, now: dict[str, Any], *, step: Any, minimum: Any, maximum: Any = None, text: str | None = None
-) -> None:
-    key = f"attack-{name}"
-    st.session_state[key] = type(step)(now[name])
-    st.number_input(
-        label,
-        step=step,
-        min_value=type(step)(minimum),
-        max_value=maximum,
-        key=key,
-        on_change=_changed(name),
-        help=text,
-        format="%g" if isinstance(step, float) else None,
-    )
-
-
-def _optional(name: str, label: str, now: dict[str, Any], text: str) -> None:
-    key = f"attack-{name}"
-    st.session_state[key] = None if now[name] is None else float(now[name])
-    st.number_input(
-        label, min_value=0.0, key=key, value=None, placeholder="–", on_change=_changed(name), help=text, format="%g"
-    )
-
-
-def _whole_or_none(name: str, label: str, now: dict[str, Any], text: str) -> None:
-    key = f"attack-{name}"
-    st.session_state[key] = now[name]
-    st.number_input(
-        label, min_value=1, step=1, key=key, value=None, placeholder="–", on_change=_changed(name), help=text
-    )
-
-
-def _toggle(name: str, label: str, now: dict[str, Any], text: str | None = None) -> None:
-    key = f"attack-{name}"
-    st.session_state[key] = bool(now[name])
-    st.toggle(label, key=key, on_change=_changed(name), help=text)
-
-
-def _select(name: str, label: str, options: dict[str, str], now: dict[str, Any]) -> None:
-    key = f"attack-{name}"
-    st.session_state[key] = now[name]
-    st.selectbox(label, list(options), format_func=lambda k: options[k], key=key, on_change=_changed(name))
-
-
-def _seed() -> None:
-    st.session_state["attack-seed"] = attacking.seed()
-    st.number_input(
-        "Seed",
-        min_value=0,
-        step=1,
-        key="attack-seed",
-        help="Of the random displacements: the same seed gives the same structures.",
-        on_change=lambda: st.session_state.update(fd_attack_seed=st.session_state["attack-seed"]),
-    )
+                _fields.toggle("strain", "Let the cell change, too", now)
 
 
 # ---- cost and start ------------------------------------------------------------------------------------------------
@@ -232,7 +182,7 @@ def _cost_and_start(structures: list[Structure], parameters: dict[str, Any]) -> 
         label = (
             f"Make {count(wanted.count, 'structure')}"
             if here
-            else f"Download {card.download_MB:.0f} MB and make {wanted.count}"
+            else f"{services.download_of(card)} and make {wanted.count}"
         )
         st.button(
             label,

@@ -75,16 +75,24 @@ def show_row(row: int | None) -> None:
 # ---- the comparison with a reference -------------------------------------------------------------------------------
 
 
-def truth() -> runs.Run | None:
-    """The comparison that belongs to the attack that is shown."""
+def truth(run: runs.Run, found: Adversarial) -> runs.Run | None:
+    """The comparison that belongs to the attack that is shown: the one that was just asked for, or else the newest that its owner has
+    asked for, so that a reload, another day or the Runs page find it again."""
     known = st.session_state.get("fd_attack_truth")
-    if known is None:
+    if known is not None:
+        try:
+            return runs.get(owner.viewer(), known)
+        except UnknownRunError:
+            st.session_state.pop("fd_attack_truth", None)
+    if run.active or run.spec.model is None:
         return None
-    try:
-        return runs.get(owner.viewer(), known)
-    except UnknownRunError:
-        st.session_state.pop("fd_attack_truth", None)
-        return None
+    asked = st.session_state.get("fd_attack_comparisons")
+    if asked is None or asked[0] != run.id:
+        # Which structures are compared follows from the attack, but not in no time.
+        asked = (run.id, adversarial.comparison_specs(found, run.spec.model))
+        st.session_state["fd_attack_comparisons"] = asked
+    newest = adversarial.comparisons(run, asked[1])
+    return newest[0] if newest else None
 
 
 def follow_truth(run: runs.Run) -> None:

@@ -18,9 +18,18 @@ KEPT = 8
 
 class Followed:
     """One page's run. `name` keeps it apart from those of other pages in a person's session; `tasks` are what the page can show; `also`
-    are further entries of the session that belong to the run, and go with it."""
+    are further entries of the session that belong to the run, and go with it. `question` is what the run answers: another one, and it is
+    no longer shown."""
 
-    def __init__(self, name: str, tasks: tuple[str, ...], goes_on: str, also: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        name: str,
+        tasks: tuple[str, ...],
+        goes_on: str,
+        also: tuple[str, ...] = (),
+        question: Callable[[], object] | None = None,
+    ) -> None:
+        self._question_now = _question if question is None else question
         self._run, self._question, self._kept = f"fd_{name}_run", f"fd_{name}_question", f"fd_{name}_read"
         self._tasks, self._goes_on, self._also = tasks, goes_on, also
 
@@ -28,7 +37,7 @@ class Followed:
         """Show this run."""
         self.forget()
         st.session_state[self._run] = (run.id, share)
-        st.session_state[self._question] = _question()
+        st.session_state[self._question] = self._question_now()
 
     def forget(self) -> None:
         """Show none: another question is about to be asked."""
@@ -45,7 +54,7 @@ class Followed:
         except UnknownRunError:
             self.forget()
             return None
-        if st.session_state.get(self._question) == _question():
+        if st.session_state.get(self._question) == self._question_now():
             return run
         self.forget()
         if run.active:

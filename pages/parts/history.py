@@ -11,20 +11,50 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
-from fdcore import adversarial, motion, plots, tables
+from fdcore import adversarial, ensemble, motion, plots, report, reproduction, tables, validation
 from fdcore.errors import FdcoreError
-from fdcore.human import duration, size
-from fdcore.services import runs
-from pages.parts import attacking, browser, motion_view, moving, owner, running, session, words
-from pages.parts.words import count, plain
+from fdcore.human import count, duration, size
+from fdcore.services import checking, runs
+from pages.parts import (
+    attacking,
+    browser,
+    ensembling,
+    motion_view,
+    moving,
+    owner,
+    reporting,
+    reproducing,
+    running,
+    session,
+    tuning,
+    validating,
+    words,
+)
+from pages.parts.words import plain
 
 # The page that shows the result of a task, and its address.
 PAGES = {
     "score": "pages/score.py",
     **dict.fromkeys(motion.TASKS, "pages/dynamics.py"),
     adversarial.TASK: "pages/adversarial.py",
+    ensemble.TASK: "pages/ensemble.py",
+    reproduction.TASK: "pages/reproduce.py",
+    report.TASK: "pages/report.py",
+    validation.TASK: "pages/validate.py",
+    checking.TASK: "pages/models.py",
+    **dict.fromkeys(tuning.TASKS, "pages/finetune.py"),
 }
-ADDRESSES = {"pages/score.py": "/", "pages/dynamics.py": "/dynamics", "pages/adversarial.py": "/adversarial"}
+ADDRESSES = {
+    "pages/score.py": "/",
+    "pages/dynamics.py": "/dynamics",
+    "pages/adversarial.py": "/adversarial",
+    "pages/ensemble.py": "/ensemble",
+    "pages/reproduce.py": "/reproduce",
+    "pages/report.py": "/report",
+    "pages/validate.py": "/validate",
+    "pages/models.py": "/models",
+    "pages/finetune.py": "/finetune",
+}
 # Runs on one page of the two lists: every active one is asked about each second.
 CARDS, ROWS = 20, 200
 # Enough to tell two apart; the whole is in the download.
@@ -379,6 +409,16 @@ def _open(run: runs.Run, key: str = "") -> None:
         moving.open_run(run, key)
     elif run.task == adversarial.TASK:
         attacking.open_run(run, key)
+    elif run.task == validation.TASK:
+        validating.open_run(run, key)
+    elif run.task == ensemble.TASK:
+        ensembling.open_run(run, key)
+    elif run.task == reproduction.TASK:
+        reproducing.open_run(run, key)
+    elif run.task == report.TASK:
+        reporting.open_run(run, key)
+    elif run.task in tuning.TASKS:
+        tuning.open_run(run, key)
     else:
         session.open_run(run, key)
     st.session_state["fd_go_to"] = PAGES[run.task]

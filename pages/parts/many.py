@@ -5,10 +5,10 @@ from __future__ import annotations
 import streamlit as st
 
 from fdcore import export, tables
-from fdcore.human import three_digits
+from fdcore.human import count, three_digits
 from pages.parts import downloads, session, single, words
 from pages.parts.refusals import failed
-from pages.parts.words import count, plain
+from pages.parts.words import plain
 
 # A longer table scrolls inside itself.
 ROWS_UNSCROLLED = 14

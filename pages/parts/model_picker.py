@@ -10,6 +10,7 @@ import streamlit as st
 from fdcore import services
 from fdcore.records import ModelCard
 from pages.parts import session
+from pages.parts.words import plain
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("float32", "float64")
@@ -19,11 +20,17 @@ TRAINING_DATA_SHOWN = 130
 
 def model_picker() -> None:
     """The select box, the facts, charge and spin where the model needs them, everything else one fold away."""
-    cards = {c.id: c for c in services.list_models()}
+    session.replace_lost_model()
+    cards = session.models()
     now = session.settings()
     st.session_state["model"] = now.model_id
     st.selectbox("Model", list(cards), format_func=lambda i: _label(cards[i]), key="model", on_change=_model_changed)
     card = cards[now.model_id]
+    lost = session.lost_model()
+    if lost is not None:
+        st.warning(f"**{plain(lost.message)}** {card.id} is used instead.", icon=":material/link_off:")
+    if session.model_is_suggested():
+        st.caption(":material/auto_awesome: Chosen for these structures: they are of the kind that it was trained on.")
     st.caption(_facts(card))
     if card.needs_charge_spin:
         _charge_and_spin()
@@ -31,17 +38,24 @@ def model_picker() -> None:
         with st.popover("About this model", icon=":material/info:", key="about"):
             about(card)
         with st.popover("More settings", icon=":material/tune:", key="more"):
-            _more_settings()
+            precision_and_device()
 
 
 def place(card: ModelCard) -> str:
     """Whether the weights are on this machine, in words."""
+    if not services.extra_is_here(card):
+        return f"needs the package {card.extra}"
     if card.weights == "embedded":
         return "comes with the app"
+    if card.weights == "local":
+        return "fine-tuned here"
     if services.model_is_here(card):
         return "on this machine"
     gate = ", gated" if card.weights == "gated" else ""
-    return f"download of {card.download_MB:.0f} MB{gate}"
+    if card.weights == "file":
+        return "a file, on the command line"
+    size = f" of {card.download_MB:.0f} MB" if card.download_MB else ""
+    return f"download{size}{gate}"
 
 
 def about(card: ModelCard) -> None:
@@ -110,7 +124,8 @@ def _charge_and_spin() -> None:
     session.set_settings(replace(now, charge=charge, spin=spin))
 
 
-def _more_settings() -> None:
+def precision_and_device() -> None:
+    """How models are run, on all pages."""
     now = session.settings()
     dtype = st.radio(
         "Precision",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import streamlit as st
@@ -10,6 +9,7 @@ import streamlit as st
 from fdcore import services
 from fdcore.dynamics.settings import OPTIMISERS, default_timestep_fs
 from fdcore.errors import FdcoreError
+from fdcore.human import count
 from fdcore.records import Structure
 from fdcore.services import dynamics, runs
 from fdcore.tasks.md import MdParameters
@@ -17,8 +17,9 @@ from fdcore.tasks.motion import elements_of
 from fdcore.tasks.mts_advisor import AdvisorParameters
 from fdcore.tasks.relax import RelaxParameters
 from pages.parts import moving, owner, session
+from pages.parts.fields import Fields, seed
 from pages.parts.refusals import failed
-from pages.parts.words import count, plain
+from pages.parts.words import plain
 
 DRIVER_NAMES = {
     "direct": "F_nc, direct",
@@ -40,6 +41,8 @@ ADVISOR_TEXT = (
     "From one equilibrated start, the structure is driven by F_c, by F_nc, and by multiple time steps with several strides M. The advice "
     "is the largest M whose drift stays near that of F_c."
 )
+
+_fields = Fields(lambda name: f"motion-{moving.kind()}-{name}", moving.change)
 
 
 def what_will_come() -> None:
@@ -149,29 +152,38 @@ def _md(structures: list[Structure]) -> None:
     with st.expander("More settings", icon=":material/tune:"):
         left, middle, right = st.columns(3)
         with left:
-            _select("ensemble", "Ensemble", {"nve": "NVE, constant energy", "nvt": "NVT, constant temperature"}, now)
-            _number("temperature_K", "Temperature (K)", now, step=10.0, minimum=0.001)
-            _select("thermostat", "Thermostat", THERMOSTAT_NAMES, now, "Of NVT and of the equilibration.")
-            _optional("thermostat_time_fs", "Thermostat time (fs)", now, "Its relaxation time; short holds tightly.")
+            _fields.select(
+                "ensemble", "Ensemble", {"nve": "NVE, constant energy", "nvt": "NVT, constant temperature"}, now
+            )
+            _fields.number("temperature_K", "Temperature (K)", now, step=10.0, minimum=0.001)
+            _fields.select("thermostat", "Thermostat", THERMOSTAT_NAMES, now, "Of NVT and of the equilibration.")
+            _fields.optional(
+                "thermostat_time_fs", "Thermostat time (fs)", now, "Its relaxation time; short holds tightly."
+            )
         with middle:
-            _number("steps", "Steps", now, step=100, minimum=1, text=_length(now, structures))
+            _fields.number("steps", "Steps", now, step=100, minimum=1, text=_length(now, structures))
             step = default_timestep_fs(elements_of(structures))
-            _optional("timestep_fs", "Time step (fs)", now, f"Empty: {step:g} fs for these elements.")
-            _number("equilibrate_steps", "Equilibration steps (NVT)", now, step=100, minimum=0)
-            _optional("relax_fmax_eV_per_A", "Relax first to (eV/Å)", now, "Empty: not relaxed.")
+            _fields.optional("timestep_fs", "Time step (fs)", now, f"Empty: {step:g} fs for these elements.")
+            _fields.number("equilibrate_steps", "Equilibration steps (NVT)", now, step=100, minimum=0)
+            _fields.optional("relax_fmax_eV_per_A", "Relax first to (eV/Å)", now, "Empty: not relaxed.")
         with right:
-            _number("monitor_every", "U_Delta every ... steps", now, step=1, minimum=1)
-            _optional("stop_above", "Stop above U_Delta (eV/Å)", now, "Empty: no limit.")
-            _optional("stop_above_atom", "Stop above u_i of an atom (eV/Å)", now, "Empty: no limit.")
-            _optional("stop_temperature_K", "Stop above temperature (K)", now, "Empty: no limit.")
+            _fields.number("monitor_every", "U_Delta every ... steps", now, step=1, minimum=1)
+            _fields.optional("stop_above", "Stop above U_Delta (eV/Å)", now, "Empty: no limit.")
+            _fields.optional("stop_above_atom", "Stop above u_i of an atom (eV/Å)", now, "Empty: no limit.")
+            _fields.optional("stop_temperature_K", "Stop above temperature (K)", now, "Empty: no limit.")
         with left:
-            _number(
+            _fields.number(
                 "replicas", "Replicas", now, step=1, minimum=1, text="Runs with velocities of their own, as one batch."
             )
         with middle:
-            _seed()
+            seed(
+                "motion-seed",
+                "fd_motion_seed",
+                moving.seed(),
+                "Of velocities and noise: the same seed gives the same run.",
+            )
         with right:
-            _optional("wall_seconds", "Stop after computing (s)", now, "Empty: no limit.")
+            _fields.optional("wall_seconds", "Stop after computing (s)", now, "Empty: no limit.")
 
 
 def _relax(structures: list[Structure]) -> None:
@@ -183,11 +195,13 @@ def _relax(structures: list[Structure]) -> None:
     with st.expander("More settings", icon=":material/tune:"):
         left, middle, right = st.columns(3)
         with left:
-            _select("optimiser", "Optimiser", {k: {"fire": "FIRE", "lbfgs": "L-BFGS"}[k] for k in OPTIMISERS}, now)
+            _fields.select(
+                "optimiser", "Optimiser", {k: {"fire": "FIRE", "lbfgs": "L-BFGS"}[k] for k in OPTIMISERS}, now
+            )
         with middle:
-            _number("fmax_eV_per_A", "Largest force at the end (eV/Å)", now, step=0.01, minimum=1e-6)
+            _fields.number("fmax_eV_per_A", "Largest force at the end (eV/Å)", now, step=0.01, minimum=1e-6)
         with right:
-            _number("steps", "Most iterations", now, step=50, minimum=1)
+            _fields.number("steps", "Most iterations", now, step=50, minimum=1)
 
 
 def _advisor(structures: list[Structure]) -> None:
@@ -196,16 +210,21 @@ def _advisor(structures: list[Structure]) -> None:
     with st.expander("More settings", icon=":material/tune:"):
         left, middle, right = st.columns(3)
         with left:
-            _number("steps", "Steps per driver", now, step=500, minimum=1)
-            _optional("timestep_fs", "Time step (fs)", now, "Empty: by the lightest element.")
+            _fields.number("steps", "Steps per driver", now, step=500, minimum=1)
+            _fields.optional("timestep_fs", "Time step (fs)", now, "Empty: by the lightest element.")
         with middle:
-            _number("temperature_K", "Temperature (K)", now, step=10.0, minimum=0.001)
-            _number("equilibrate_steps", "Equilibration steps (NVT)", now, step=100, minimum=1)
+            _fields.number("temperature_K", "Temperature (K)", now, step=10.0, minimum=0.001)
+            _fields.number("equilibrate_steps", "Equilibration steps (NVT)", now, step=100, minimum=1)
         with right:
-            _number(
+            _fields.number(
                 "tolerance_meV_per_atom_per_ps", "Tolerance of the drift (meV/atom/ps)", now, step=0.1, minimum=1e-6
             )
-            _seed()
+            seed(
+                "motion-seed",
+                "fd_motion_seed",
+                moving.seed(),
+                "Of velocities and noise: the same seed gives the same run.",
+            )
 
 
 # ---- widgets -------------------------------------------------------------------------------------------------------
@@ -220,7 +239,7 @@ def _effective(kind: Any, structures: list[Structure]) -> dict[str, Any]:
 
 def _driver(now: dict[str, Any], allowed: tuple[str, ...] = ("direct", "conservative", "mts")) -> None:
     left, right = st.columns([3, 2], vertical_alignment="bottom")
-    key = _key("driver")
+    key = _fields.key("driver")
     st.session_state[key] = now["driver"]
     with left:
         st.radio(
@@ -229,64 +248,12 @@ def _driver(now: dict[str, Any], allowed: tuple[str, ...] = ("direct", "conserva
             format_func=lambda d: DRIVER_NAMES[d],
             horizontal=True,
             key=key,
-            on_change=_changed("driver"),
+            on_change=_fields.changed("driver"),
             help=DRIVER_HELP,
         )
     if now["driver"] == "mts":
         with right:
-            _number("mts_stride", "Correct every M steps", now, step=1, minimum=1, maximum=64)
-
-
-def _key(name: str) -> str:
-    return f"motion-{moving.kind()}-{name}"
-
-
-def _changed(name: str) -> Callable[[], None]:
-    key = _key(name)
-    return lambda: moving.change(name, st.session_state[key])
-
-
-def _number(
-    name: str, label: str, now: dict[str, Any], *, step: Any, minimum: Any, maximum: Any = None, text: str | None = None
-) -> None:
-    key = _key(name)
-    st.session_state[key] = type(step)(now[name])
-    st.number_input(
-        label,
-        step=step,
-        min_value=type(step)(minimum),
-        max_value=maximum,
-        key=key,
-        on_change=_changed(name),
-        help=text,
-        format="%g" if isinstance(step, float) else None,
-    )
-
-
-def _optional(name: str, label: str, now: dict[str, Any], text: str) -> None:
-    key = _key(name)
-    st.session_state[key] = None if now[name] is None else float(now[name])
-    st.number_input(
-        label, min_value=0.0, key=key, value=None, placeholder="–", on_change=_changed(name), help=text, format="%g"
-    )
-
-
-def _select(name: str, label: str, options: dict[str, str], now: dict[str, Any], text: str | None = None) -> None:
-    key = _key(name)
-    st.session_state[key] = now[name]
-    st.selectbox(label, list(options), format_func=lambda k: options[k], key=key, on_change=_changed(name), help=text)
-
-
-def _seed() -> None:
-    st.session_state["motion-seed"] = moving.seed()
-    st.number_input(
-        "Seed",
-        min_value=0,
-        step=1,
-        key="motion-seed",
-        help="Of velocities and noise: the same seed gives the same run.",
-        on_change=lambda: st.session_state.update(fd_motion_seed=st.session_state["motion-seed"]),
-    )
+            _fields.number("mts_stride", "Correct every M steps", now, step=1, minimum=1, maximum=64)
 
 
 def _length(now: dict[str, Any], structures: list[Structure]) -> str:
@@ -313,7 +280,7 @@ def _cost_and_start(structures: list[Structure], parameters: dict[str, Any]) -> 
         if moving.kind() == "relax":
             label = "Relax"
         if not here:
-            label = f"Download {card.download_MB:.0f} MB and run"
+            label = f"{services.download_of(card)} and run"
         st.button(
             label,
             type="primary",

@@ -9,9 +9,9 @@ from typing import Any
 
 import streamlit as st
 
-from fdcore import motion, motion_files, motion_plots
+from fdcore import motion, motion_files, motion_plots, mts_advice
 from fdcore.distribution import reference_distribution
-from fdcore.errors import FdcoreError, RunStateError
+from fdcore.errors import FdcoreError
 from fdcore.human import plus_minus, three_digits
 from fdcore.motion import Motion, Summary
 from fdcore.scene import trajectory_scene
@@ -19,6 +19,7 @@ from fdcore.services import dynamics, runs
 from fdcore.statistics import Slope
 from fdcore.tasks.motion import RELAXATION
 from pages.parts import moving, owner, running, words
+from pages.parts.run_parts import LAYOUT, Download, download_buttons, go_on, headline, not_finished, repeat, stop
 from pages.parts.viewer import player
 from pages.parts.words import plain
 
@@ -27,8 +28,6 @@ TICK_S, FRAMES_TICK_S = 1.0, 4.0
 # Numbers that a trajectory may send to the browser, and frames at most.
 MOST_NUMBERS, MOST_FRAMES = 500_000, 200
 MOST_COMPARED = 6
-# Charts beside the trajectory.
-LAYOUT = (3, 2)
 DRIFT_HELP = (
     "The fitted slope of the conserved quantity per atom (total energy in NVE), with a 95 % interval that respects correlation along the "
     "run. A force that is the slope of an energy has none, but for the error of the time step."
@@ -38,11 +37,7 @@ RATIO_HELP = "Drift per picosecond over the standard deviation of the kinetic en
 
 def show(run: runs.Run) -> None:
     """Everything below the structure and the model."""
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.button("Change settings", icon=":material/tune:", key="motion-settings-again", on_click=moving.forget)
-        st.caption(
-            f"{words.TASKS[run.task]} of {plain(run.title)} with {run.spec.model.id if run.spec.model else ''}, seed {run.spec.seed}"
-        )
+    headline(run, "motion-settings-again", moving.forget)
     if run.active:
         _live()
         left, right = st.columns(LAYOUT, gap="large")
@@ -129,12 +124,7 @@ def _live_frames() -> None:
 
 def _stop(run_id: str, pause: bool) -> None:
     st.session_state["fd_motion_paused"] = pause
-    try:
-        runs.cancel(owner.viewer(), run_id)
-    except FdcoreError as error:
-        # That it has just ended is what was wanted.
-        if not isinstance(error, RunStateError):
-            st.toast(f"{plain(error.message)} {plain(error.hint)}", icon=":material/error:")
+    stop(run_id)
 
 
 # ---- when it has ended ---------------------------------------------------------------------------------------------
@@ -143,26 +133,14 @@ def _stop(run_id: str, pause: bool) -> None:
 def _ended(run: runs.Run) -> None:
     if run.state == "done":
         return
-    with st.container(border=True, key="not-finished"):
-        if run.state == "failed":
-            st.error(f"**{plain(run.error or 'The run failed.')}** {plain(run.hint or '')}", icon=":material/error:")
-        else:
-            word = (
-                ":material/pause: **Paused**"
-                if st.session_state.get("fd_motion_paused")
-                else ":material/stop_circle: **Stopped**"
-            )
-            unit = "iterations" if run.task == "relax" else "steps"
-            st.markdown(f"{word} after {run.done:,.0f} of {run.total:,.0f} {unit}. Everything up to here is kept.")
-        if owner.may_change(run):
-            st.button("Continue", icon=":material/play_arrow:", on_click=_go_on, args=(run.id,), key="go_on")
-
-
-def _go_on(run_id: str) -> None:
-    try:
-        moving.follow(runs.retry(owner.viewer(), run_id))
-    except FdcoreError as error:
-        st.toast(f"{plain(error.message)} {plain(error.hint)}", icon=":material/error:")
+    word = (
+        ":material/pause: **Paused**"
+        if st.session_state.get("fd_motion_paused")
+        else ":material/stop_circle: **Stopped**"
+    )
+    unit = "iterations" if run.task == "relax" else "steps"
+    text = f"{word} after {run.done:,.0f} of {run.total:,.0f} {unit}. Everything up to here is kept."
+    not_finished(run, text, "Continue", moving.follow)
 
 
 # ---- results -------------------------------------------------------------------------------------------------------
@@ -236,12 +214,13 @@ def _metrics(first: Summary, replicas: int) -> None:
     kelvin = first.drift_K_per_ps
     cells[1].metric(
         "As heat",
-        "–" if kelvin is None else f"{_slope(kelvin)} K/ps",
-        help="The same energy as a temperature, if all of it went into motion.",
+        "–" if kelvin is None else _slope(kelvin),
+        help="K/ps. The same energy as a temperature, if all of it went into motion.",
     )
     ratio = first.drift_over_fluctuation_per_ps
     cells[1].caption(
-        "" if ratio is None else f"{three_digits(ratio)} fluctuations of the kinetic energy per ps", help=RATIO_HELP
+        "K/ps" if ratio is None else f"K/ps; {three_digits(ratio)} fluctuations of the kinetic energy per ps",
+        help=RATIO_HELP,
     )
     mean = first.temperature_K
     cells[2].metric("Temperature", "–" if mean is None else f"{mean:.0f} K")
@@ -434,7 +413,7 @@ def _arms(found: Motion) -> None:
 
 
 def _advice(found: Motion) -> None:
-    advice = motion.advice(found)
+    advice = mts_advice.advice(found)
     if advice.recommended is not None or found.result is not None:
         st.markdown(f"#### {plain(advice.text)}")
     known = [a for a in advice.arms if a.drift is not None]
@@ -528,9 +507,8 @@ def _system_shown(found: Motion) -> int:
 
 def _take_away(run: runs.Run, found: Motion) -> None:
     _downloads(run, found)
-    st.caption("Repeat this on a command line:")
     files = list(dict.fromkeys(s.file for s in found.structures))[:8]
-    st.code(dynamics.command_line(files, run.spec), language=None, wrap_lines=True)
+    repeat(dynamics.command_line(files, run.spec))
     _next(run)
 
 
@@ -612,22 +590,15 @@ def _downloads(run: runs.Run, found: Motion) -> None:
         )
     )
     with st.container(horizontal=True, key="motion-downloads"):
-        for label, content, file_name, text in files:
-            st.download_button(
-                label,
-                content,
-                file_name=file_name,
-                icon=":material/download:",
-                on_click="ignore",
-                key=f"motion-{label}",
-                help=text,
-            )
+        download_buttons([Download(*file) for file in files], "motion")
 
 
 def _next(run: runs.Run) -> None:
     with st.container(horizontal=True):
         if owner.may_change(run) and run.state == "done":
-            st.button("Repeat", icon=":material/replay:", key="motion-repeat", on_click=_go_on, args=(run.id,))
+            st.button(
+                "Repeat", icon=":material/replay:", key="motion-repeat", on_click=go_on, args=(run.id, moving.follow)
+            )
         st.page_link("pages/score.py", label="Score this structure", icon=":material/speed:")
         st.page_link("pages/runs.py", label="All runs", icon=":material/history:")
 

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 import streamlit as st
 
 from fdcore.errors import FdcoreError
+from fdcore.human import count
 from fdcore.services import runs
 from pages.parts import browser, cookies
-from pages.parts.words import count, plain
+from pages.parts.words import plain
 
 # Where a tab without a cookie remembers who it is.
 _OWN_PLACE = "fd_session_owner"

@@ -10,9 +10,10 @@ import streamlit as st
 
 from fdcore import services
 from fdcore.errors import FdcoreError, RunStateError
+from fdcore.human import count
 from fdcore.services import runs
 from pages.parts import owner, session, words
-from pages.parts.words import count, plain
+from pages.parts.words import plain
 
 # What is expected to take longer asks first.
 START_AT_ONCE_S = 20.0
@@ -99,12 +100,12 @@ def _may_start(structures) -> bool:
             )
         label = f"Score {count(len(structures), 'structure')}"
         if not here:
+            size = f" ({card.download_MB:.0f} MB)" if card.download_MB else ""
             st.info(
-                f"The weights of {card.id} are not on this machine: {card.download_MB:.0f} MB are fetched from their publisher "
-                f"once ({card.licence}).",
+                f"The weights of {card.id}{size} are not on this machine: they are fetched from their publisher once. Licence: {card.licence}.",
                 icon=":material/download:",
             )
-            label = f"Download {card.download_MB:.0f} MB and score"
+            label = f"{services.download_of(card)} and score"
         st.button(label, type="primary", key="start", on_click=session.agree)
         return False
 

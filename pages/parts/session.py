@@ -6,16 +6,17 @@ only through these functions. Runs live in the store: a session holds their ids 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import streamlit as st
 
 from fdcore import services
-from fdcore.errors import UnknownRunError
-from fdcore.records import Failure, Score, Structure
-from fdcore.services import runs
+from fdcore.errors import FdcoreError, UnknownRunError
+from fdcore.records import Failure, ModelCard, Score, Structure
+from fdcore.services import finetune, runs
 from fdcore.spec import ModelChoice
 from pages.parts import owner
 
@@ -88,6 +89,8 @@ def choose(new: Choice) -> None:
     st.session_state["fd_uploader"] = uploader_generation() + (new.origin != "upload")
     st.session_state["fd_open"] = None
     select_atom(None)
+    if not st.session_state.get("fd_model_chosen"):
+        st.session_state["fd_settings"] = replace(settings(), model_id=_usual_model())
     show_address()
 
 
@@ -95,6 +98,25 @@ def choose_example(example: services.Example) -> None:
     """Take a shipped example into use."""
     source = services.example_source(example)
     choose(Choice(origin="example", label=example.title, sources=(source,), example=example.id))
+
+
+def _usual_model() -> str:
+    """The model for the present choice where the person named none: what an example's card says, else what suits the structures."""
+    current = choice()
+    if current is None or current.run is not None:
+        return services.default_model_id()
+    named = next((e.model for e in services.examples() if e.id == current.example), "")
+    return named or services.suggested_model(parsed().structures)
+
+
+def model_is_suggested() -> bool:
+    """Whether the model in use was picked for the structures, and is not the one that everybody begins with."""
+    return not st.session_state.get("fd_model_chosen") and settings().model_id != services.default_model_id()
+
+
+def model_is_named() -> bool:
+    """Whether the person has named the model in use."""
+    return bool(st.session_state.get("fd_model_chosen"))
 
 
 def uploader_generation() -> int:
@@ -133,6 +155,51 @@ def structures() -> tuple[Structure, ...]:
     return tuple(services.with_charge_spin(s, now.charge, now.spin) for s in parsed().structures)
 
 
+# ---- the models ----------------------------------------------------------------------------------------------------
+
+
+def own_models() -> tuple[ModelCard, ...]:
+    """Models that runs of this person have made, the newest first. Looked for again when a run has come, ended or gone."""
+    try:
+        now = runs.outline(owner.viewer())
+        known = st.session_state.get("fd_own_models")
+        # While something is in work, it may just have finished one.
+        if known is None or known[0] != now or now.active:
+            known = (now, finetune.own_models(owner.viewer()))
+            st.session_state["fd_own_models"] = known
+    except FdcoreError:
+        # Without the store there are the published ones; what needs it says what is wrong.
+        return ()
+    return known[1]
+
+
+def models() -> dict[str, ModelCard]:
+    """Every model that this person can choose, by its id: the listed ones, and their own. The one in use is among them also where it was
+    brought by a run that somebody else has shared."""
+    found = {c.id: c for c in (*services.list_models(), *own_models())}
+    used = settings().model_id
+    if used not in found:
+        with contextlib.suppress(FdcoreError):
+            found[used] = services.card(used)
+    return found
+
+
+def replace_lost_model() -> None:
+    """Where the model in use is no more (the run that made it was deleted), go back to the default and say so."""
+    used = settings().model_id
+    try:
+        services.card(used)
+    except FdcoreError as error:
+        st.session_state["fd_settings"] = replace(settings(), model_id=services.default_model_id())
+        st.session_state["fd_model_chosen"] = False
+        st.session_state["fd_lost_model"] = error
+
+
+def lost_model() -> FdcoreError | None:
+    """Why another model is in use than the one that was chosen; None where it is that one."""
+    return st.session_state.get("fd_lost_model")
+
+
 # ---- the settings --------------------------------------------------------------------------------------------------
 
 
@@ -142,9 +209,12 @@ def settings() -> Settings:
 
 
 def set_settings(new: Settings) -> None:
-    """Use another model, precision, device, charge or spin."""
+    """Use another model, precision, device, charge or spin. A model that the person named is kept for other structures."""
     if new == settings():
         return
+    if new.model_id != settings().model_id:
+        st.session_state["fd_model_chosen"] = True
+        st.session_state.pop("fd_lost_model", None)
     st.session_state["fd_settings"] = new
     show_address()
 
@@ -156,8 +226,9 @@ def read_address() -> None:
         return
     st.session_state["fd_address_read"] = True
     model_id = st.query_params.get("model")
-    if model_id in {c.id for c in services.list_models()}:
+    if model_id in {c.id for c in (*services.list_models(), *own_models())}:
         st.session_state["fd_settings"] = Settings(str(model_id))
+        st.session_state["fd_model_chosen"] = True
     wanted = st.query_params.get("example")
     for example in services.examples():
         if example.id == wanted:
@@ -172,18 +243,18 @@ def read_address() -> None:
 
 def show_address() -> None:
     """Name in the address what is shown, so that it can be kept and reloaded."""
-    current, model_id = choice(), settings().model_id
+    current, model_id, usual = choice(), settings().model_id, _usual_model()
     wanted: dict[str, str] = {}
     if current is not None and current.example is not None:
         wanted["example"] = current.example
-        if model_id != services.default_model_id():
+        if model_id != usual:
             wanted["model"] = model_id
     elif (run_id := _runs().get(_question())) is not None:
         # The run says with which model.
         wanted["run"] = run_id
         if current is not None and current.run == run_id and current.share:
             wanted["key"] = current.share
-    elif model_id != services.default_model_id():
+    elif model_id != usual:
         wanted["model"] = model_id
     if st.query_params.to_dict() != wanted:
         st.query_params.from_dict(wanted)
@@ -198,6 +269,7 @@ def open_run(run: runs.Run, share: str = "") -> None:
         return
     known = run.spec.model
     st.session_state["fd_settings"] = Settings(known.id, known.dtype, known.device)
+    st.session_state["fd_model_chosen"] = True
     current = Choice(origin="run", label=run.title, run=run.id, share=share)
     if run.task == "score":
         # Before `choose` writes the address, so that it names the run.

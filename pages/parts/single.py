@@ -8,11 +8,11 @@ import streamlit as st
 
 from fdcore import export, plots, tables
 from fdcore.distribution import reference_distribution
-from fdcore.human import three_digits
+from fdcore.human import count, three_digits
 from fdcore.records import Evidence, Score
 from pages.parts import downloads, session, words
 from pages.parts.viewer import viewer
-from pages.parts.words import count, plain
+from pages.parts.words import plain
 
 # The atoms table is sent to the browser: beyond this many rows the rest is in the download.
 ROWS_SHOWN = 2000

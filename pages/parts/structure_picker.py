@@ -8,9 +8,10 @@ import streamlit as st
 
 from fdcore import services
 from fdcore.errors import FdcoreError
+from fdcore.human import count
 from fdcore.services import runs
 from pages.parts import owner, session
-from pages.parts.words import count, plain, when
+from pages.parts.words import plain, when
 
 LIMITS = services.Limits()
 MAX_FILE_MB = LIMITS.max_bytes // 1_000_000

@@ -13,6 +13,7 @@ const COLOURINGS = {
   force_direct: "Direct force |F_nc|",
   force_conservative: "Conservative force |F_c|",
   confidence: "Confidence head: expected error",
+  ensemble_spread: "Spread of the ensemble",
 };
 const ARROW_COLOURS = { forces_direct: "#d9772b", forces_conservative: "#2f7ebc", difference: "#c2328f" };
 
@@ -109,6 +110,7 @@ class View {
     const { scene } = this, { frames } = scene;
     this.frame = Math.max(0, Math.min(frame, frames.time.length - 1));
     scene.positions = frames.positions[this.frame];
+    if (frames.cell) scene.cell = frames.cell[this.frame];
     scene.values.force_delta.numbers = frames.force_delta[this.frame];
     this.moment.value = this.frame;
     this.when.textContent = frames.time[this.frame];

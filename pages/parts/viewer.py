@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import streamlit as st
+from numpy.typing import NDArray
 
 from fdcore.distribution import reference_distribution
 from fdcore.records import Score
@@ -21,12 +23,13 @@ _COMPONENT = st.components.v2.component(
 )
 
 
-def viewer(score: Score) -> None:
-    """Draw a score; a click on an atom becomes `session.selected_atom()`."""
+def viewer(score: Score, spread: NDArray[np.float64] | None = None) -> None:
+    """Draw a score, and the `spread` (N,) of an ensemble as a further colouring; a click on an atom becomes
+    `session.selected_atom()`."""
     _COMPONENT(
         key="viewer",
         data={
-            "scene": scene(score, reference_distribution(score.model_id)),
+            "scene": scene(score, reference_distribution(score.model_id), spread),
             "selected": session.selected_atom(),
             "library": _static("3Dmol-min.js"),
         },

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import streamlit as st
 
-from fdcore.human import duration
+from fdcore.human import count, duration
 from fdcore.services import runs
 
 
@@ -46,7 +46,15 @@ TASKS = {
     "relax": "Relaxation",
     "mts-advisor": "MTS advisor",
     "attack": "Attack",
-    "truth": "Comparison",
+    "validate": "Validation",
+    "ensemble": "Ensemble",
+    "report": "Report",
+    "check": "Self-check",
+    "label": "Labels",
+    "finetune": "Fine-tuning",
+    "stability": "Stability",
+    "generations": "Loop",
+    "reproduce": "Reproduction",
     "drill": "Drill",
 }
 LANES = {"quick": "short runs", "long": "long runs", "gpu": "runs on a GPU"}
@@ -83,11 +91,6 @@ def plain(text: str) -> str:
     for mark in "\\*_{}[]()<>#+-.!|~:$":
         text = text.replace(mark, "\\" + mark)
     return text.replace("\n", " ")
-
-
-def count(number: int, noun: str) -> str:
-    """ "1 atom", "8 atoms"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def when(seconds: float | None) -> str:

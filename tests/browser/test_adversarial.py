@@ -61,13 +61,22 @@ def test_ten_structures_are_made_and_open_in_ase(server, open_page, tmp_path):
         poscar = ase.io.read(io.StringIO(archive.read(inputs[0]).decode()), format="vasp")
         assert len(poscar) == 8
         assert "What they are not" in archive.read("README.txt").decode()
+        [parent] = ase.io.read(io.StringIO(archive.read("parents.extxyz").decode()), ":", format="extxyz")
+    # What was promised can be computed from the files alone.
+    for atoms in frames:
+        info = atoms.info
+        assert Structure.from_atoms(atoms).content_id == info["content_sha256"]
+        assert info["parent_sha256"] == Structure.from_atoms(parent).content_id
+        assert info["force_delta_eV_per_A"] >= 5 * parent.info["force_delta_eV_per_A"]
+        assert (info["model_energy_eV"] - parent.info["model_energy_eV"]) / len(atoms) < 0.5
 
     # A row of the table shows how that structure came about.
     table = page.get_by_test_id("stDataFrame").first
     table.scroll_into_view_if_needed()
     before = page.locator(".fd-viewer").get_attribute("data-frame")
     box = table.bounding_box()
-    page.mouse.click(box["x"] + 18, box["y"] + 35 * 3.5)
+    # The third: below the header, rows are as high as their pictures.
+    page.mouse.click(box["x"] + 18, box["y"] + 35 + 72 * 2.5)
     page.wait_for_selector(f'.fd-viewer:not([data-frame="{before}"])')
     assert not violations(page)
 

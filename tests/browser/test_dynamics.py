@@ -8,6 +8,7 @@ from pathlib import Path
 import ase.io
 import pytest
 from ase.build import bulk
+from playwright.sync_api import expect
 
 from tests.browser.conftest import PATIENCE_MS, settled, viewer_ready, violations
 
@@ -68,7 +69,8 @@ def test_chart_moves_and_cancel_keeps_what_was_computed(server, open_page, salt)
     again = open_page(link, context=page.context)
     again.get_by_text("Everything up to here is kept").wait_for()
     settled(again)
-    assert again.get_by_test_id("stMetricValue").last.inner_text() == kept
+    # Drawn one after the other: until the last of them is there, another is the last.
+    expect(again.get_by_test_id("stMetricValue").last).to_have_text(kept, timeout=PATIENCE_MS)
 
 
 @pytest.fixture(scope="module")

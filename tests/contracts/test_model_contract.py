@@ -12,11 +12,13 @@ import torch
 from ase.build import bulk, molecule
 
 import fdcore
-from fdcore.errors import FdcoreError, UnsupportedStructureError
+from fdcore.errors import FdcoreError, UnsupportedStructureError, UsageError
 from fdcore.models import FAMILIES, list_models
 from fdcore.models.selfcheck import check_gradients
 
-EMBEDDED = [c.id for c in list_models() if c.family == "embedded"]
+EMBEDDED = [c.id for c in list_models() if c.family == "embedded" and not c.member_of]
+# Further seeds of an embedded model only differ in its weights.
+SEEDS = [c.id for c in list_models() if c.member_of]
 # One id per architecture and neighbour cap in the usual run; every other published id only differs in its weights.
 ARCHITECTURES = [
     "orb-v3-direct-inf-mpa",
@@ -27,15 +29,29 @@ ARCHITECTURES = [
     "orb-d3-v2",
 ]
 OTHERS = [c.id for c in list_models() if c.family == "orb" and c.kind == "direct" and c.id not in ARCHITECTURES]
-MODELS = EMBEDDED + ARCHITECTURES
+# A small architecture, saved as the published checkpoints are, in a worker of its own.
+ISOLATED = ["eqv2-small"]
+# fairchem: one at full size in the usual run, one of its other architecture smaller than published; the rest by hand.
+SMALLER = {"small-allscaip": "allscaip-md-direct-all-omol"}
+FAIRCHEM = ["esen-sm-direct-all-omol", *SMALLER]
+FAIRCHEM_SLOW = ["esen-md-direct-all-omol", "esen-md-direct-all-oc25", "allscaip-md-direct-all-omol"]
+MODELS = EMBEDDED + ARCHITECTURES + ISOLATED + FAIRCHEM
+# Exported in one precision each.
+FILES = ["metatomic"]
+CONTRACTED = [*MODELS, *FILES, *(pytest.param(m, marks=pytest.mark.slow) for m in FAIRCHEM_SLOW)]
 
 
 @pytest.fixture(scope="session")
-def load(random_checkpoint):
+def load(random_checkpoint, eqv2_model):
     @functools.cache
     def loaded(model_id: str, dtype: str = "float32"):
-        weights = None if model_id in EMBEDDED else random_checkpoint(model_id)
-        return fdcore.load_model(model_id, device="cpu", dtype=dtype, weights=weights)
+        if model_id in ISOLATED:
+            return eqv2_model("small", dtype)
+        if model_id in FILES:
+            pytest.importorskip(model_id, reason=f"the optional extra {model_id} is not installed")
+        name = f"{model_id}-{dtype}" if model_id in FILES else model_id
+        weights = None if model_id in EMBEDDED + SEEDS else random_checkpoint(name)
+        return fdcore.load_model(SMALLER.get(model_id, model_id), device="cpu", dtype=dtype, weights=weights)
 
     return loaded
 
@@ -64,7 +80,11 @@ def dimer() -> ase.Atoms:
 
 def structure_for(model) -> ase.Atoms:
     """Periodic where the model reads crystals, else a molecule."""
-    return dimer() if model.card.needs_charge_spin else crystal()
+    return crystal() if reads_crystals(model) else dimer()
+
+
+def reads_crystals(model) -> bool:
+    return not model.card.needs_charge_spin and not model.card.covers([11, 17])
 
 
 def tolerance(model) -> float:
@@ -78,7 +98,7 @@ def close(a, b, model) -> None:
     np.testing.assert_allclose(a.forces_conservative, b.forces_conservative, atol=tolerance(model))
 
 
-@pytest.mark.parametrize("model_id", MODELS)
+@pytest.mark.parametrize("model_id", CONTRACTED)
 class TestContract:
     def test_shapes_units_and_records(self, load, model_id):
         model = load(model_id)
@@ -154,8 +174,9 @@ class TestContract:
         assert np.isfinite(b.forces_direct).all()
         norms_a, norms_b = (np.linalg.norm(e.forces_direct, axis=1) for e in (a, b))
         if model_id in EMBEDDED:
-            # Trained with rotation augmentation: equivariant to the size of its own errors.
-            np.testing.assert_allclose(norms_b, norms_a, atol=0.15)
+            # Trained with rotation augmentation: equivariant to less than half of its own errors.
+            own = model.card.held_out["eps_nc, same structures (eV/Å)"]
+            np.testing.assert_allclose(norms_b, norms_a, atol=0.4 * own)
 
     def test_species_change_at_equal_count(self, load, model_id):
         model = load(model_id)
@@ -193,6 +214,10 @@ class TestContract:
         model = load(model_id)
         atom = ase.Atoms("H")
         atom.info.update(charge=0, spin=2)
+        if not model.reads_single_atoms:
+            with pytest.raises(UnsupportedStructureError, match="single atom"):
+                model.evaluate(atom)
+            return
         (ev,) = model.evaluate(atom)
         assert np.isfinite(ev.energy)
         np.testing.assert_allclose(ev.forces_conservative, 0.0)
@@ -206,9 +231,30 @@ class TestContract:
         model = load(model_id, "float64")
         atom = ase.Atoms("H")
         atom.info.update(charge=0, spin=2)
-        several = [water(), atom, dimer()] if model.card.needs_charge_spin else [crystal(), water(), atom, crystal()]
+        several = [crystal(), water(), atom, crystal()] if reads_crystals(model) else [water(), atom, dimer()]
+        if not model.reads_single_atoms:
+            several.remove(atom)
         for together, alone in zip(model.evaluate(several), several, strict=True):
             close(together, model.evaluate(alone)[0], model)
+
+    def test_jacobian_products_are_those_of_differences(self, load, model_id):
+        """v . (J w) and (v J) . w of both forces, along random directions: by differentiation and by differences."""
+        model = load(model_id, "float64")
+        atoms = structure_for(model)
+        rng = np.random.default_rng(3)
+        v, w = rng.normal(size=(2, 1, len(atoms), 3))
+        if not model.pulls_back:
+            # Then it says so, and gives no numbers.
+            with pytest.raises(UsageError, match="no derivatives"):
+                model.pull_back(atoms, v, force="direct")
+            return
+        step = 1e-5
+        plus, minus = model.displaced(atoms, np.concatenate([step * w, -step * w]))
+        for force in ("direct", "conservative"):
+            back = model.pull_back(atoms, v, force=force)
+            numeric = (getattr(plus, f"forces_{force}") - getattr(minus, f"forces_{force}")) / (2 * step)
+            scale = np.linalg.norm(numeric) * np.linalg.norm(v)
+            assert scale > 0 and abs((back * w).sum() - (v[0] * numeric).sum()) < 1e-5 * scale
 
     def test_single_precision_is_close_to_double(self, load, model_id):
         single, double = load(model_id, "float32"), load(model_id, "float64")
@@ -239,15 +285,29 @@ def test_other_published_models_load_and_evaluate(load, model_id):
     assert (ev.confidence is not None) == model.card.confidence_head
 
 
+@pytest.mark.parametrize("model_id", SEEDS)
+def test_further_seeds_load_and_evaluate(load, model_id):
+    model, first = load(model_id), load(fdcore.card(model_id).member_of)
+    assert model.card.n_parameters == first.card.n_parameters and model.card.elements == first.card.elements
+    ours, theirs = model.evaluate(structure_for(model))[0], first.evaluate(structure_for(first))[0]
+    assert ours.force_delta > 0
+    # Another seed, not another copy.
+    assert np.abs(ours.forces_direct - theirs.forces_direct).max() > 1e-3
+
+
 def test_every_family_is_covered():
     """A new family must join this file: its models are either embedded or listed."""
-    assert set(FAMILIES) == {"embedded", "orb"}
+    assert set(FAMILIES) == {"embedded", "orb", "eqv2", "fairchem", "chgnet", "mace", "metatomic"}
+    direct = {c.id for c in list_models() if c.family == "fairchem" and c.kind == "direct"}
+    assert direct <= {*FAIRCHEM, *FAIRCHEM_SLOW}
 
 
 def test_cards_match_the_architectures(load):
-    for model_id in MODELS:
+    for model_id in EMBEDDED + ARCHITECTURES + FAIRCHEM:
+        if model_id in SMALLER:
+            continue
         model = load(model_id)
         # Buffers are not parameters, and the published counts are rounded.
         count = sum(p.numel() for p in model.module.parameters())
-        assert count == pytest.approx(model.card.n_parameters, rel=0.02)
+        assert count == pytest.approx(fdcore.card(model_id).n_parameters, rel=0.02)
         assert model.conditioned == model.card.needs_charge_spin

@@ -11,10 +11,10 @@ from ase.build import bulk
 from ase.neighborlist import primitive_neighbor_list
 
 from fdcore import services
-from fdcore.models.base import Model
 from fdcore.models.potential import Forces, Potential
 from fdcore.records import Structure
 from fdcore.units import KB
+from tests.doubles import Double
 
 STIFFNESS = 1.5  # eV/Å^2
 TURN = torch.tensor([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
@@ -70,7 +70,7 @@ def crystal_like(structure: Structure) -> Structure:
     return crystal(round((structure.n_atoms / 8) ** (1 / 3)))
 
 
-class SpringModel(Model):
+class SpringModel(Double):
     """`Springs` behind the contract of a model."""
 
     bytes_per_edge = 1.0
@@ -81,15 +81,3 @@ class SpringModel(Model):
 
     def potential(self, structures) -> Springs:
         return Springs(structures, self.swirl)
-
-    def _edge_count(self, structure):
-        return 1.0
-
-    def _evaluate(self, structures):
-        raise NotImplementedError
-
-    def _gradients(self, structure, method):
-        raise NotImplementedError
-
-    def _displaced(self, structure, displacements):
-        raise NotImplementedError

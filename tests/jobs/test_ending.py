@@ -124,7 +124,7 @@ def exported(engine, run) -> io.BytesIO:
     """The run as a zip."""
     stream = io.BytesIO()
     attempts, folder = engine.store.attempts(run.id), engine.folder(run)
-    archive.write(stream, run=run, attempts=attempts, structures=(), refusals=(), folder=folder, result=None)
+    archive.write(stream, run=run, attempts=attempts, structures=(), refusals=(), folder=folder, files={})
     return stream
 
 

@@ -4,6 +4,7 @@ checked by hand, and it loads at once. Instead of a worker, `submit` runs the ta
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,19 +20,19 @@ from fdcore import services  # noqa: E402
 from fdcore.errors import WeightsError  # noqa: E402
 from fdcore.jobs import queue  # noqa: E402
 from fdcore.jobs.engine import Engine  # noqa: E402
-from fdcore.models.base import Model  # noqa: E402
-from fdcore.records import Evaluation  # noqa: E402
+from fdcore.records import Evaluation, Prediction  # noqa: E402
 from fdcore.services import runs  # noqa: E402
 from fdcore.store import database, structures  # noqa: E402
 from fdcore.store.files import attempt_folder, previous_folders  # noqa: E402
 from fdcore.tasks.run import execute  # noqa: E402
 from pages.parts import browser  # noqa: E402
+from tests.doubles import Double  # noqa: E402
 
 # F_nc - F_c of every atom, in eV/Å: u_i is 0.03 everywhere and 0.3 on atom 0.
 GAP, GAP_OF_FIRST = 0.03, 0.3
 
 
-class KnownModel(Model):
+class KnownModel(Double):
     """F_c pulls every atom to the mean position; F_nc is that plus a constant, ten times larger on the first atom."""
 
     bytes_per_edge = 1e3
@@ -48,11 +49,8 @@ class KnownModel(Model):
         gap[0] = GAP_OF_FIRST
         return Evaluation(-1.5 * structure.n_atoms, conservative + gap, conservative)
 
-    def _gradients(self, structure, method):
-        raise NotImplementedError
-
     def _displaced(self, structure, displacements):
-        raise NotImplementedError
+        return [self._one(replace(structure, positions=structure.positions + d)) for d in displacements]
 
 
 def expected_force_delta(n_atoms: int) -> float:
@@ -79,6 +77,21 @@ def load(spec):
     return KnownModel(card, "cpu", spec.model.dtype)
 
 
+class Stretched(KnownModel):
+    """Another model, whose direct force is half as long again."""
+
+    def _predict(self, structures):
+        return [Prediction(e.energy, 1.5 * e.forces_direct) for e in self._evaluate(structures)]
+
+
+def load_further(model_id):
+    """Further members of an ensemble: embedded ones and Orb v2 are here, others cannot be fetched."""
+    card = services.card(model_id)
+    if card.weights != "embedded" and not model_id.startswith("orb-v2"):
+        raise WeightsError(f"The weights of {card.id} could not be fetched.", "Connect to the network once.")
+    return Stretched(card, "cpu", "float32")
+
+
 class Workshop:
     """Stands in for the worker. `hold` True leaves runs waiting; `run_all` then works them off."""
 
@@ -100,6 +113,7 @@ class Workshop:
             attempt_folder(config, run_id, attempt),
             previous=[] if old is None else previous_folders(config, old.id, old.attempt + 1),
             should_stop=should_stop,
+            load_further=load_further,
             report=lambda r: store.progress(run_id, attempt, r.done, r.total, r.text, r.seconds_left, r.size),
         )
         store.end(
@@ -167,7 +181,7 @@ def app():
 
 def words(app) -> str:
     """All text of the page, for asking whether something is said."""
-    kinds = ("title", "markdown", "caption", "error", "warning", "info", "metric", "code")
+    kinds = ("title", "markdown", "caption", "error", "warning", "info", "success", "metric", "code")
     parts = [str(e.value) for kind in kinds for e in getattr(app, kind)]
     return "\n".join([*parts, *(m.label for m in app.metric), *(b.label for b in app.button)]).replace("\\", "")
 

@@ -7,7 +7,7 @@ import json
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from fdcore import motion, motion_files, services
+from fdcore import motion, motion_files, mts_advice, services
 from fdcore.human import plus_minus
 from fdcore.services import runs
 from tests.pages.conftest import ROOT, expected_force_delta, progress_text, words
@@ -52,6 +52,18 @@ def start(page):
 
 def newest() -> runs.Run:
     return runs.list_runs(ME)[0]
+
+
+def test_a_molecule_begins_with_a_model_of_molecules_until_the_person_names_one(page):
+    page.selectbox(key="example").set_value("aspirin").run()
+    assert page.selectbox(key="model").value == "fd-orb-molecules-v1"
+    # The same choice stands on the page beside it.
+    page.switch_page("pages/adversarial.py")
+    page.run()
+    assert page.selectbox(key="model").value == "fd-orb-molecules-v1"
+    page.selectbox(key="model").set_value(services.default_model_id()).run()
+    page.selectbox(key="example").set_value("paracetamol").run()
+    assert page.selectbox(key="model").value == services.default_model_id()
 
 
 def shown_drift(page) -> str:
@@ -199,7 +211,7 @@ def test_advice_becomes_the_next_run(salt, monkeypatch):
     set_number(salt, "motion-mts-advisor-equilibrate_steps", 5)
     set_number(salt, "motion-mts-advisor-tolerance_meV_per_atom_per_ps", 1e6)
     start(salt)
-    advice = motion.advice(runs.motion_of(newest()))
+    advice = mts_advice.advice(runs.motion_of(newest()))
     assert advice.recommended == 16 and advice.text.split(":")[0] in words(salt)
     [table] = [d.value for d in salt.dataframe if "ns_per_day" in d.value]
     assert list(table["arm"]) == ["conservative", *(f"M = {m}" for m in (1, 2, 4, 8, 16)), "direct"]

@@ -165,7 +165,7 @@ def test_precision_is_a_setting_and_part_of_the_command(app):
     open_example(app, "NaCl")
     app.radio[0].set_value("float64").run()
     assert not app.exception
-    assert app.code[0].value == "fdcore score NaCl.cif --dtype float64"
+    assert app.code[0].value == "fdcore score NaCl.cif --model fd-orb-small-v1 --dtype float64"
 
 
 def test_large_work_waits_for_a_click_and_can_be_stopped(app, monkeypatch):
@@ -331,3 +331,27 @@ def test_session_key_depends_on_content_only():
     first = session.Choice("upload", "a", (services.Source("a", b"1"),))
     assert first.key == session.Choice("example", "b", (services.Source("a", b"1"),)).key
     assert first.key != session.Choice("upload", "a", (services.Source("a", b"2"),)).key
+
+
+def test_a_molecule_gets_the_model_that_knows_molecules_until_the_person_names_one(app):
+    """Nobody chose a model: the one that has seen such structures is taken, said to be so, and left again for a crystal."""
+    open_example(app, "aspirin")
+    assert not app.exception
+    assert app.selectbox(key="model").value == "fd-orb-molecules-v1"
+    assert "Chosen for these structures" in words(app)
+    assert app.metric[0].value == f"{expected_force_delta(21):#.3g} eV/Å"
+    assert "aspirin" in app.query_params["example"] and "model" not in app.query_params
+    app.selectbox(key="example").set_value("NaCl").run()
+    assert app.selectbox(key="model").value == services.default_model_id()
+    assert "Chosen for these structures" not in words(app)
+    # A periodic box, but of a liquid: its card names the model.
+    app.selectbox(key="example").set_value("water_box").run()
+    assert app.selectbox(key="model").value == "fd-orb-molecules-v1"
+    # Named by the person: it stays, and says what it cannot read.
+    app.selectbox(key="model").set_value(services.default_model_id()).run()
+    app.selectbox(key="example").set_value("aspirin").run()
+    assert app.selectbox(key="model").value == services.default_model_id()
+    assert "was not trained on C" in words(app)
+    assert services.default_model_id() in app.query_params["model"]
+    app.button(key="use-fd-orb-molecules-v1").click().run()
+    assert app.metric[0].label == "U_Delta"

@@ -16,7 +16,7 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
-from ase.build import bulk
+from ase.build import bulk, molecule
 
 import fdcore
 from fdcore import cli, data
@@ -168,6 +168,57 @@ def test_float64_gives_nearly_the_same(files):
     assert single["force_delta_eV_per_A"] != double["force_delta_eV_per_A"]
 
 
+@pytest.fixture
+def mixed(tmp_path) -> Path:
+    """A molecule between two crystals."""
+    atoms = bulk("NaCl", "rocksalt", a=5.7, cubic=True)
+    atoms.rattle(0.05, seed=1)
+    ase.io.write(tmp_path / "salt.extxyz", atoms)
+    ase.io.write(tmp_path / "water.extxyz", molecule("H2O"))
+    ase.io.write(tmp_path / "metal.extxyz", bulk("Al", cubic=True))
+    return tmp_path
+
+
+MIXED = ("salt.extxyz", "water.extxyz", "metal.extxyz")
+
+
+def test_every_structure_is_scored_by_a_model_that_has_seen_its_like(mixed):
+    done = fdcore_command("score", *MIXED, "--json", "-", "--csv", "t.csv", "--extxyz", "t.extxyz", cwd=mixed)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    crystals, molecules = "fd-orb-small-v1", "fd-orb-molecules-v1"
+    assert document["model"] is None
+    assert [(r["file"], r["model"]) for r in document["results"]] == [
+        ("salt.extxyz", crystals),
+        ("water.extxyz", molecules),
+        ("metal.extxyz", crystals),
+    ]
+    assert [p["model"] for p in document["provenance"]] == [crystals, molecules]
+    (ev,) = fdcore.load_model(molecules).evaluate(molecule("H2O"))
+    assert document["results"][1]["force_delta_eV_per_A"] == pytest.approx(ev.force_delta, rel=1e-3)
+    rows = csv.DictReader(io.StringIO((mixed / "t.csv").read_text()))
+    assert {r["file"]: r["model"] for r in rows}["water.extxyz"] == molecules
+    frames = ase.io.read(mixed / "t.extxyz", ":")
+    assert [a.info["weights_sha256"] for a in frames] == [fdcore.card(a.info["model"]).sha256 for a in frames]
+    assert [a.info["model"] for a in frames] == [crystals, molecules, crystals]
+
+
+def test_the_table_names_the_models_where_there_are_several(mixed):
+    done = fdcore_command("score", *MIXED, cwd=mixed)
+    lines = {line.split()[0]: line for line in done.stdout.decode().splitlines() if line}
+    assert lines["water.extxyz"].endswith("fd-orb-molecules-v1")
+    assert lines["salt.extxyz"].endswith("fd-orb-small-v1")
+    assert b"U_Delta of different models is not on one scale" in done.stdout
+
+
+def test_a_named_model_scores_all_of_them(mixed):
+    done = fdcore_command("score", *MIXED, "--model", "fd-orb-small-v1", "--json", "-", cwd=mixed)
+    document = json.loads(done.stdout)
+    assert document["model"] == document["provenance"]["model"] == "fd-orb-small-v1"
+    assert {r["model"] for r in document["results"]} == {"fd-orb-small-v1"}
+    assert [e["file"] for e in document["errors"]] == []
+
+
 def test_an_element_that_the_model_does_not_know_is_refused_by_name():
     done = fdcore_command("score", str(EXAMPLES / "MOF-5.cif"), "--json", "-")
     assert done.returncode == 1
@@ -197,7 +248,7 @@ def test_wrong_usage_is_exit_two(arguments, says, tmp_path):
     assert done.stdout == b""
 
 
-def test_models_lists_every_direct_model_and_its_state():
+def test_models_lists_every_model_and_its_state():
     done = fdcore_command("models")
     text = done.stdout.decode()
     assert done.returncode == 0
@@ -205,7 +256,7 @@ def test_models_lists_every_direct_model_and_its_state():
     assert "orb-d3-xs-v2" in text
     cards = json.loads(fdcore_command("models", "--json", "-").stdout)
     assert cards[0]["here"] is True
-    assert all(c["kind"] == "direct" for c in cards)
+    assert {c["kind"] for c in cards} == {"direct", "conservative"}
 
 
 def test_models_check_proves_the_gradients():

@@ -1,4 +1,4 @@
-"""`fdcore attack` and `fdcore truth` as a person types them."""
+"""`fdcore attack` as a person types them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from ase.build import bulk, molecule
 
 from fdcore import adversarial_files
-from fdcore.attack import references
+from fdcore import reference as references
 from fdcore.cli import main
 from fdcore.cli.parser import DFT_SETS, build_parser
 from fdcore.services import adversarial as attacks
@@ -39,7 +39,7 @@ def salt(tmp_path):
 
 
 def test_attack_writes_every_format_and_a_document(salt, tmp_path, capfd):
-    places = {name: tmp_path / f"d.{name}" for name in ("extxyz", "db", "cif", "csv", "zip", "json")}
+    places = {name: tmp_path / f"d.{name}" for name in ("extxyz", "db", "cif", "csv", "zip", "json", "parents")}
     options = [f"--{n if n != 'extxyz' else 'out'}" for n in places]
     arguments = [x for pair in zip(options, map(str, places.values()), strict=True) for x in pair]
     code = main(
@@ -51,7 +51,10 @@ def test_attack_writes_every_format_and_a_document(salt, tmp_path, capfd):
     document = json.loads(places["json"].read_text())
     assert document["spec"]["parameters"]["count"] == 3 and len(document["results"]) == 3
     assert document["provenance"]["seed"] == 0
+    [parent] = ase.io.read(places["parents"], ":", format="extxyz")
+    assert parent.info["model_energy_eV"] == document["origins"][0]["model_energy_eV"]
     frames = ase.io.read(places["extxyz"], ":")
+    assert {a.info["origin_energy_eV"] for a in frames} == {parent.info["model_energy_eV"]}
     assert [a.info["id"] for a in frames] == [r["id"] for r in document["results"]]
     assert all(p.stat().st_size > 100 for p in places.values())
     folders = sorted(p.name for p in (tmp_path / "vasp").iterdir())
@@ -59,6 +62,14 @@ def test_attack_writes_every_format_and_a_document(salt, tmp_path, capfd):
     # Unlike the default set, MatPES has a cutoff of 680 eV and KSPACING.
     incar = (tmp_path / "vasp" / folders[0] / "INCAR").read_text()
     assert "680" in incar and "KSPACING" in incar and "METAGGA" not in incar
+
+
+def test_a_molecule_is_attacked_with_a_model_of_molecules(tmp_path, capfd):
+    ase.io.write(tmp_path / "water.extxyz", molecule("H2O"))
+    assert main(["attack", str(tmp_path / "water.extxyz"), *QUICK, "--json", "-"]) == 0
+    printed = capfd.readouterr()
+    assert json.loads(printed.out)["spec"]["model"]["id"] == "fd-orb-molecules-v1"
+    assert "model fd-orb-molecules-v1, chosen for these structures" in printed.err
 
 
 def test_json_to_standard_output_is_one_document(salt, capfd):
@@ -95,6 +106,59 @@ def test_interrupted_it_goes_on_from_its_record_and_finds_the_same(salt, tmp_pat
     assert "record of another run" in capfd.readouterr().err
 
 
+def test_ended_by_a_signal_it_keeps_what_it_made(salt, tmp_path):
+    """SIGTERM, output to a pipe, no --record: the dataset so far is in the file that was named."""
+    asked = [
+        "attack",
+        str(salt),
+        *QUICK,
+        "--steps",
+        "2000",
+        "--patience",
+        "2000",
+        "--rise",
+        "1.0",
+        "--out",
+        "kept.extxyz",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "fdcore.cli", *asked],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    end = time.monotonic() + 400
+
+    def steps() -> int:
+        folders = list(tmp_path.glob("fdcore-*/1"))
+        return len(read_table(folders[0], "steps").get("step", ())) if folders else 0
+
+    while steps() < 12:
+        assert time.monotonic() < end and process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    process.terminate()
+    out, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert "what was made is kept" in said and "visited by" in out
+    frames = ase.io.read(tmp_path / "kept.extxyz", ":")
+    assert frames and all(a.info["force_delta_eV_per_A"] > 0 for a in frames)
+    assert not list(tmp_path.glob("fdcore-*"))
+
+
+def test_one_structure_is_shown_in_words(salt, capfd):
+    assert main(["validate", str(salt), "--device", "cpu", "--reference", "ase.calculators.lj:LennardJones"]) == 0
+    printed = capfd.readouterr().out
+    assert "1 structure was compared with ase.calculators.lj:LennardJones" in printed and "needs 3 or more" in printed
+    assert "salt.extxyz, Na4Cl4: U_Delta " in printed and "error of F_nc" in printed
+    assert "–" not in printed
+    # What was named here is no name to offer afterwards.
+    assert main(["validate", str(salt), "--reference", "gfn3"]) == 2
+    assert "LennardJones" not in capfd.readouterr().err
+
+
 def test_reference_named_on_the_command_line(salt, tmp_path, capfd):
     out = tmp_path / "d.extxyz"
     code = main(
@@ -127,7 +191,7 @@ def test_reference_that_cannot_be_made_leaves_the_dataset(salt, tmp_path, capfd,
     printed = capfd.readouterr()
     assert len(ase.io.read(out, ":")) == 3 and "3 structures on which" in printed.out
     assert "could not be made (RuntimeError: no licence)" in printed.err and "Traceback" not in printed.err
-    assert main(["truth", str(salt), *named, "--device", "cpu"]) == 1
+    assert main(["validate", str(salt), *named, "--device", "cpu"]) == 1
     assert "no licence" in capfd.readouterr().err
 
 
@@ -203,9 +267,9 @@ def test_labels_come_back(salt, tmp_path, capfd):
     for row in document["results"]:
         assert row["error_conservative_eV_per_A"] < 2e-3
         assert row["error_direct_eV_per_A"] == pytest.approx(row["force_delta_eV_per_A"], rel=0.02)
-    assert main(["truth", str(labelled), "--json", "-", "--device", "cpu"]) == 0
-    truth = json.loads(capfd.readouterr().out)
-    assert len(truth["results"]) == 3 and truth["results"][0]["error_conservative_eV_per_A"] < 2e-3
+    assert main(["validate", str(labelled), "--json", "-", "--device", "cpu"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert len(found["results"]) == 3 and found["results"][0]["error_conservative_eV_per_A"] < 2e-3
     for atoms in made:
         atoms.positions[0] += 0.3
     ase.io.write(labelled, made)

@@ -15,7 +15,7 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
-from ase.build import bulk
+from ase.build import bulk, molecule
 
 from fdcore.services import dynamics
 from fdcore.store.series import read_table
@@ -47,6 +47,15 @@ def test_md_prints_one_document_with_the_names_of_the_design(salt):
     assert {"time_ps", "energy_total_eV", "temperature_K", "force_delta_eV_per_A"} <= set(found["series"])
     assert found["series"]["time_ps"][-1] == pytest.approx(0.02)
     assert found["errors"] == []
+
+
+def test_a_molecule_is_moved_by_a_model_of_molecules(tmp_path):
+    ase.io.write(tmp_path / "water.xyz", molecule("H2O"))
+    done = fdcore_command("md", "water.xyz", "--steps", "3", "--json", "-", cwd=tmp_path)
+    assert json.loads(done.stdout)["spec"]["model"]["id"] == "fd-orb-molecules-v1"
+    assert b"model fd-orb-molecules-v1, chosen for these structures" in done.stderr
+    named = document("md", "water.xyz", "--steps", "3", "--model", "fd-orb-small-v1", cwd=tmp_path)
+    assert named["spec"]["model"]["id"] == "fd-orb-small-v1"
 
 
 def test_bad_file_does_not_stop_the_good_one(salt, tmp_path):

@@ -38,7 +38,7 @@ def make_score(
 
 
 FAILURE = Failure(file="bad.cif", error="Not a CIF.", hint="Save it again.", index=None)
-SETTINGS = {"dtype": "float32", "weights_sha256": "ab", "device": "cpu"}
+SETTINGS = {"model": "fd-test", "dtype": "float32", "weights_sha256": "ab", "device": "cpu"}
 
 
 def test_json_has_the_fixed_names_and_the_numbers():

@@ -15,7 +15,7 @@ from ase import units
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fdcore import motion, motion_files, motion_plots
+from fdcore import motion, motion_files, motion_plots, mts_advice
 from fdcore.dynamics.settings import Leg
 from fdcore.human import plus_minus
 from fdcore.motion import Motion, Track
@@ -257,7 +257,7 @@ ADVISOR = {
 
 def test_advice_is_the_largest_stride_that_stays_near_the_conservative_run(tmp_path):
     found = recorded(tmp_path / "1", "mts-advisor", {**ADVISOR, "tolerance_meV_per_atom_per_ps": 1.0}, swirl=0.2)
-    advice = motion.advice(found)
+    advice = mts_advice.advice(found)
     by_name = {arm.name: arm for arm in advice.arms}
     assert list(by_name) == ["conservative", "M = 1", "M = 2", "M = 8", "direct"]
     assert abs(by_name["conservative"].drift.slope) < 0.5 and by_name["conservative"].temperature_error_K == 0
@@ -280,21 +280,21 @@ def test_advice_is_the_largest_stride_that_stays_near_the_conservative_run(tmp_p
 
 def test_no_advice_where_nothing_stays_near(tmp_path):
     parameters = {**ADVISOR, "strides": [16, 32], "tolerance_meV_per_atom_per_ps": 1e-6}
-    advice = motion.advice(recorded(tmp_path / "1", "mts-advisor", parameters, swirl=0.2))
+    advice = mts_advice.advice(recorded(tmp_path / "1", "mts-advisor", parameters, swirl=0.2))
     assert advice.recommended is None and "drive with F_c" in advice.text
 
 
 def test_advice_waits_for_all_arms(tmp_path):
     found = recorded(tmp_path / "1", "mts-advisor", ADVISOR)
     unfinished = replace(found, result=None, tracks={k: v for k, v in found.tracks.items() if k[0] < 3})
-    advice = motion.advice(unfinished)
+    advice = mts_advice.advice(unfinished)
     assert advice.recommended is None and "Not all strides have run yet" in advice.text
     half = {k: v.columns["step"] <= 200 for k, v in found.tracks.items() if k[0] == 3}
     running = {
         k: replace(v, columns={n: c[half[k]] for n, c in v.columns.items()}) if k in half else v
         for k, v in found.tracks.items()
     }
-    arms = motion.advice(replace(found, result=None, tracks=running)).arms
+    arms = mts_advice.advice(replace(found, result=None, tracks=running)).arms
     assert arms[2].allowed is None and arms[1].allowed is not None, (
         "an arm that still runs is neither within nor without"
     )

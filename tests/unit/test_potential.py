@@ -51,6 +51,33 @@ def check(model, structures, potential, positions) -> None:
     )
 
 
+def _on_the_faces(rounding: float) -> Structure:
+    """A primitive cell with atoms on its faces, up to rounding on either side: where wrapping twice may give two images."""
+    atoms = bulk("NaCl", "rocksalt", a=5.6)
+    atoms = atoms.repeat((2, 2, 2))
+    atoms.set_scaled_positions(np.round(atoms.get_scaled_positions(), 12) + rounding)
+    return Structure.from_atoms(atoms)
+
+
+@pytest.mark.parametrize("rounding", [0.0, -1e-17, -1e-16, -3e-16, 1e-16, -1e-9, -1e-6, 1 - 1e-16])
+def test_atoms_on_the_faces_of_a_cell(model, rounding):
+    structures = [_on_the_faces(rounding), salt(1)]
+    positions = np.concatenate([s.positions for s in structures])
+    check(model, structures, model.potential(structures), positions)
+
+
+def test_the_primitive_cell_of_mg17al12(model):
+    """Its atom at the origin is at -1e-17 of a lattice vector: its neighbours were lost until the list was made anew, 76 meV/atom."""
+    cell = 0.5 * 10.549 * np.array([[-1.0, 1, 1], [1, -1, 1], [1, 1, -1]])
+    whole = example("Mg17Al12")
+    fractions = np.linalg.solve(cell.T, whole.positions.T).T
+    _, first = np.unique(np.round(fractions % 1.0, 5) % 1.0, axis=0, return_index=True)
+    assert len(first) == 29
+    for shift in (0.0, -1e-17, -2e-16):
+        primitive = Structure(whole.numbers[first], ((fractions[first] + shift) @ cell), cell, (True,) * 3)
+        check(model, [primitive], model.potential([primitive]), primitive.positions)
+
+
 def test_moving_atoms_are_those_of_an_evaluation(model):
     structures = [salt(1), example("Mg17Al12"), salt(2)]
     potential = model.potential(structures)

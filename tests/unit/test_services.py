@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 
 import numpy as np
 import pytest
-from ase.build import bulk
+from ase.build import bulk, molecule
 
 from fdcore import services
 from fdcore.records import Failure, Score, Structure
 
-UNKNOWN_TO_EMBEDDED = {"MOF-5.cif", "aspirin.xyz"}
+UNKNOWN_TO_EMBEDDED = {"MOF-5.cif", "CaPd_NH2.extxyz"}
 
 
 @pytest.fixture(scope="module")
@@ -19,10 +20,17 @@ def model():
     return services.load_model()
 
 
+@pytest.fixture(scope="module")
+def loaded():
+    """Embedded models by id, each loaded once."""
+    return functools.cache(services.load_model)
+
+
 @pytest.mark.parametrize("example", services.examples(), ids=lambda e: e.file)
-def test_every_example_reads_and_scores_or_says_why_not(model, example):
+def test_every_example_reads_and_scores_or_says_why_not(loaded, example):
     parsed = services.read_sources([services.example_source(example)])
     assert not parsed.failures
+    model = loaded(example.model or services.suggested_model(parsed.structures))
     results = list(services.score(model, parsed.structures))
     assert len(results) == len(parsed.structures)
     if example.file in UNKNOWN_TO_EMBEDDED:
@@ -118,7 +126,9 @@ def test_the_speed_is_learnt(model):
 
 
 def test_command_line_repeats_the_page():
-    assert services.command_line(["a b.cif"], services.default_model_id()) == "fdcore score 'a b.cif'"
+    assert services.command_line(["a b.cif"], services.default_model_id()) == (
+        f"fdcore score 'a b.cif' --model {services.default_model_id()}"
+    )
     text = services.command_line(["$(rm).cif"], "orb-v2", dtype="float64", charge=0, spin=1)
     assert shlex.split(text) == [
         "fdcore", "score", "$(rm).cif", "--model", "orb-v2", "--dtype", "float64", "--charge", "0", "--spin", "1"
@@ -129,3 +139,29 @@ def test_the_default_model_is_here_and_first():
     assert services.list_models()[0].id == services.default_model_id()
     assert services.model_is_here(services.list_models()[0])
     assert services.list_models()[0] in services.available_models()
+
+
+def test_the_suggested_model_has_seen_such_structures():
+    """Water molecules hold the elements of ice, but the model that knows ice has seen no molecule."""
+    water, salt = Structure.from_atoms(molecule("H2O")), Structure.from_atoms(bulk("NaCl", "rocksalt", a=5.7))
+    ice = next(e for e in services.examples() if e.id == "ice_XI")
+    ice = services.read_sources([services.example_source(ice)]).structures[0]
+    default, molecules = services.default_model_id(), "fd-orb-molecules-v1"
+    assert services.suggested_model([water]) == molecules
+    assert services.suggested_model([ice]) == default
+    assert services.suggested_model([salt]) == default
+    assert services.suggested_model([ice, water]) == default
+    assert services.suggested_model([]) == default
+    # Nothing that travels with the package knows gold, or salt and aspirin at once.
+    assert services.suggested_model([Structure.from_atoms(bulk("Au"))]) == default
+    assert services.suggested_model([salt, Structure.from_atoms(molecule("CH4"))]) == default
+
+
+def test_a_model_of_crystals_does_not_call_a_molecule_fine(model, loaded):
+    water = Structure.from_atoms(molecule("H2O"))
+    (wrong,) = services.score(model, [water])
+    assert wrong.verdict.level == "unreliable"
+    assert any(e.name == "Kind of structure" and e.status == "fail" for e in wrong.verdict.evidence)
+    (right,) = services.score(loaded("fd-orb-molecules-v1"), [water])
+    assert right.verdict.level in ("consistent", "caution")
+    assert all(e.name != "Kind of structure" for e in right.verdict.evidence)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,3 +121,25 @@ def test_other_weights_of_the_same_format_load_by_path(written):
     model = fdcore.load_model(weights=written[0])
     assert model.weights_sha256 != fdcore.card(fdcore.models.DEFAULT_MODEL).sha256
     assert model.evaluate(rattled())[0].force_delta > 0
+
+
+def test_what_training_writes_can_be_read_and_begun_with(tmp_path, monkeypatch):
+    """Normalisers and reference energies set from frames, as training/train.py does it, leave a file that fills its architecture."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "training"))
+    import train
+
+    frames = []
+    for seed in range(4):
+        atoms = rattled()
+        atoms.rattle(0.05, seed=seed)
+        atoms.info["energy_eV"] = -3.0 * len(atoms) + seed
+        atoms.new_array("forces_reference", np.random.default_rng(seed).normal(size=(len(atoms), 3)))
+        frames.append(atoms)
+    module, _ = small_orb.build(SMALL)
+    train.set_normalisers(module, frames)
+    small_orb.save(tmp_path / "model.safetensors", module, SMALL, {"seed": "0"})
+    again, _, _, _ = small_orb.load(tmp_path / "model.safetensors")
+    components = np.concatenate([a.arrays["forces_reference"].ravel() for a in frames])
+    variance = float(again.heads["forces"].normalizer.bn.running_var)
+    assert variance == pytest.approx(components.std() ** 2, rel=1e-5)
+    assert again.state_dict().keys() == module.state_dict().keys()

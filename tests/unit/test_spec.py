@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from fdcore.errors import UsageError
 from fdcore.spec import ModelChoice, Spec
+from fdcore.tasks.stability import StabilityParameters
 
 plain = (
     st.none()
@@ -19,7 +20,11 @@ plain = (
     | st.text()
 )
 choices = st.builds(
-    ModelChoice, st.text(), st.sampled_from(["float32", "float64"]), st.text(), st.none() | st.text(min_size=1)
+    ModelChoice,
+    st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,20}", fullmatch=True),
+    st.sampled_from(["float32", "float64"]),
+    st.text(),
+    st.none() | st.text(min_size=1),
 )
 specs = st.builds(
     Spec,
@@ -79,5 +84,26 @@ def test_a_spec_cannot_be_changed():
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}, object()])
 def test_parameters_that_are_no_json_are_refused_in_words(value):
-    with pytest.raises(UsageError, match="cannot be written down"):
+    with pytest.raises(UsageError, match="parameter x of t"):
         Spec("t", None, "", 0, {"x": value})
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../x", "a/b", "", "x\ny", ".", "a b"])
+def test_a_run_names_models_and_never_files(name):
+    with pytest.raises(UsageError, match="not the name of a model"):
+        ModelChoice(name)
+    with pytest.raises(UsageError, match="not the name of a model"):
+        StabilityParameters(models=(name,))
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../x.ckpt", "a/b.pt", ""])
+def test_runs_of_several_models_name_no_files_either(name):
+    """What is unpickled is named on a command line or by the operator: no description of a run leads to a file."""
+    from fdcore.tasks.reproduce import ReproduceParameters
+    from fdcore.tasks.validate import ValidateParameters
+
+    with pytest.raises(UsageError, match="not the name of a model"):
+        ReproduceParameters(targets=("fig1",), models=(name,))
+    for field in ("further", "ensemble"):
+        with pytest.raises(UsageError, match="not the name of a model"):
+            ValidateParameters(**{field: (name, "orb-v2")})
