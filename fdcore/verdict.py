@@ -7,7 +7,7 @@ and says "unknown" where nothing can be compared. The thresholds are conventions
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from ase.data import covalent_radii
@@ -43,12 +43,14 @@ def judge(
     structure: Structure, evaluation: Evaluation, card: ModelCard, reference: ReferenceDistribution | None
 ) -> Verdict:
     """The verdict on one evaluated structure. `reference`: the model's shipped distribution, None if it has none."""
+    # Needed twice, and most of what a verdict costs.
+    pairs = closest_per_pair(structure) if reference is not None and reference.closest_A else {}
     evidence = [
         _agreement(structure, evaluation, reference),
         _outliers(structure, evaluation),
-        _distances(structure, reference),
+        _distances(structure, reference, pairs),
         _force_scale(evaluation, reference),
-        _element_pairs(structure, card, reference),
+        _element_pairs(card, reference, pairs),
     ]
     if structure.kind not in card.trained_on:
         evidence.append(_kind(structure, card))
@@ -110,15 +112,20 @@ def _outliers(structure: Structure, evaluation: Evaluation) -> Evidence:
     return Evidence(name, "look", text, atoms)
 
 
-def _distances(structure: Structure, reference: ReferenceDistribution | None) -> Evidence:
+Pairs = Mapping[str, tuple[float, int, int]]
+
+
+def _distances(structure: Structure, reference: ReferenceDistribution | None, pairs: Pairs) -> Evidence:
     name = "Closest atoms"
-    if reference is not None and reference.closest_A:
-        for pair, (distance, i, j) in sorted(closest_per_pair(structure).items(), key=lambda item: item[1][0]):
+    if reference is not None:
+        for pair, (distance, i, j) in sorted(pairs.items(), key=lambda item: item[1][0]):
             known = reference.closest_A.get(pair)
             if known is not None and distance < known:
                 words = f"{_atoms(structure, (i, j))} are {distance:.2f} Å apart, closer than any {pair} in the training data ({known:.2f} Å)."
                 return Evidence(name, "fail" if distance < 0.9 * known else "look", words, (i, j))
-    closest = closest_distance(structure)
+    # Beyond what the pairs look at, nothing is close.
+    nearest = min(pairs.values(), default=None)
+    closest = closest_distance(structure) if nearest is None else (nearest[0], *sorted(nearest[1:]))
     if closest is None:
         return Evidence(name, "pass", "A single atom without neighbours.")
     distance, i, j = closest
@@ -145,13 +152,13 @@ def _force_scale(evaluation: Evaluation, reference: ReferenceDistribution | None
     return Evidence(name, "fail" if largest > 2 * known else "look", words, (worst,))
 
 
-def _element_pairs(structure: Structure, card: ModelCard, reference: ReferenceDistribution | None) -> Evidence:
+def _element_pairs(card: ModelCard, reference: ReferenceDistribution | None, pairs: Pairs) -> Evidence:
     name = "Elements"
     if reference is None or not reference.closest_A:
         return Evidence(name, "pass", "Every element occurs in the training data.")
     new = {
         pair: place
-        for pair, place in closest_per_pair(structure).items()
+        for pair, place in pairs.items()
         if pair not in reference.closest_A and place[0] <= card.cutoff_A
     }
     if not new:

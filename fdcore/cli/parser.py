@@ -10,6 +10,7 @@ from typing import Any, TextIO
 from fdcore import __version__
 from fdcore.attack.settings import GRADIENTS
 from fdcore.cli.parser_paper import add_reproduce
+from fdcore.cli.parser_screen import add_screen
 from fdcore.dynamics.settings import DRIVERS, ENSEMBLES, OPTIMISERS, THERMOSTATS
 from fdcore.finetune.settings import PARTS, TRAINS, ZEROS
 from fdcore.jobs.queue import LANES
@@ -32,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     for add in (
         _score,
+        _screen,
         _md,
         _relax,
         _advisor,
@@ -81,6 +83,14 @@ def _score(verbs: argparse._SubParsersAction) -> None:
     score.add_argument("--probes", type=int, help="directions to probe with --calculator, instead of --precision")
     score.add_argument("--seed", type=int, default=0, help="of the directions (default 0)")
     score.set_defaults(run=_verb("score", "run"))
+
+
+def _screen(verbs: argparse._SubParsersAction) -> None:
+    screen = add_screen(verbs)
+    _model_options(screen)
+    _charge_and_spin(screen)
+    _json(screen)
+    screen.set_defaults(run=_verb("screen", "run"))
 
 
 def _model_options(parser: argparse.ArgumentParser) -> None:

@@ -181,6 +181,8 @@ class Supervisor:
         self._take_back(self.config.name)
         # Before the first run: others take back what is held by somebody who is not alive.
         self._hello()
+        # Deliveries that the last one of this name took while it was ending: offered again now, or a later run would be served first.
+        self._reconcile()
         self._launch()
         self._hello()
         log.warning("worker %s serves %s", self.config.name, self.lanes)

@@ -7,6 +7,7 @@ and in a batch, and raises rather than return a number it did not compute.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import statistics
@@ -38,6 +39,8 @@ ForceName = Literal["direct", "conservative"]
 MEMORY_SHARE = 0.7
 # A batch should not take longer: between batches progress is reported and a wish to stop is noticed.
 BATCH_SECONDS = 1.0
+# A batch of fewer edges tells of overheads, not of edges.
+EDGES_TO_LEARN = 500
 # Batches whose speed is remembered for estimates.
 SPEEDS_KEPT = 7
 # Saved activations with create_graph against without: 352 kB against 64 kB per edge (full Orb v3).
@@ -57,6 +60,8 @@ class Predictor(ABC):
 
     # Edges that one batch may hold: large enough to fill a processor, small enough to stream results.
     batch_edges: int = 20_000
+    # Those that fill a GPU, where thousands of atoms take no longer than ten.
+    gpu_batch_edges: int = 400_000
     # Whether an atom that is alone in space is computed; `check` refuses it otherwise.
     reads_single_atoms: bool = True
 
@@ -67,6 +72,10 @@ class Predictor(ABC):
         # What one edge costs in one evaluation: a guess from the model's size until the first batches were timed.
         self.seconds_per_edge = guessed_seconds_per_edge(card)
         self._speeds: deque[float] = deque(maxlen=SPEEDS_KEPT)
+        # Bytes per edge as measured on a GPU, the largest of the batches so far; None until then, and on a CPU, which does not tell.
+        self._bytes_measured: float | None = None
+        # More edges than so many did not fit the device together.
+        self._too_many_edges = float("inf")
         # Loaders replace it by the hash of the file they read; the card knows it for embedded weights.
         self.weights_sha256 = card.sha256
         self._lock = threading.RLock()
@@ -92,14 +101,36 @@ class Predictor(ABC):
         for batch in self._batches(atoms):
             yield from self._run_batch(batch, self._predict, learn=False)
 
+    def edges(self, structure: Structure) -> float:
+        """The estimated number of edges of its graph: what time and memory go with."""
+        return self._edge_count(structure)
+
     def memory_bytes(self, structure: Structure, *, double_backward: bool = False) -> float:
         """Estimated peak memory of one evaluation (or of one exact gradient) beyond the loaded model, in bytes."""
         factor = DOUBLE_BACKWARD_MEMORY if double_backward else 1.0
-        return self._edge_count(structure) * self.bytes_per_edge * factor
+        return self._edge_count(structure) * (self._bytes_measured or self.bytes_per_edge) * factor
+
+    def full_batch_edges(self) -> float:
+        """Edges of a batch that fills the device: what a long list is best divided by. On a CPU it is always the same number; on a GPU it
+        follows from its memory and from what batches were seen to need."""
+        if not self.device.startswith("cuda"):
+            return self.batch_edges
+        import torch
+
+        memory = MEMORY_SHARE * torch.cuda.get_device_properties(torch.device(self.device)).total_memory
+        fits = memory / (self._bytes_measured or self.bytes_per_edge)
+        return min(self.gpu_batch_edges, fits, self._too_many_edges / 2)
 
     def seconds(self, structures: Iterable[Structure]) -> float:
         """Estimated wall time of evaluating these structures, in seconds."""
         return self.seconds_per_edge * sum(self._edge_count(s) for s in structures)
+
+    def compile(self) -> None:
+        """Let a compiler make evaluations faster: half a minute once, numbers that move by rounding. UsageError for families that have no
+        way to, and where there is no compiler on the machine."""
+        raise UsageError(
+            f"Models of the family {self.card.family} cannot be compiled here.", "Leave --compile out; the numbers are the same."
+        )
 
     @property
     def speed_is_measured(self) -> bool:
@@ -169,12 +200,14 @@ class Predictor(ABC):
         try:
             if len(structures) == 1:
                 self._require_memory(structures[0])
-            with self._lock:
+            with self._lock, self._memory_learnt(structures, learn):
                 started = time.perf_counter()
                 found = work(structures)
                 if learn:
                     self._learn_speed(structures, time.perf_counter() - started)
         except (ComputeError, OutOfMemory) as error:
+            if isinstance(error, OutOfMemory) and len(structures) > 1:
+                self._too_many_edges = min(self._too_many_edges, sum(map(self._edge_count, structures)))
             # One of them may be at fault: halves find which.
             if len(structures) == 1:
                 return [error if isinstance(error, ComputeError) else self._no_memory(structures[0])]
@@ -192,12 +225,28 @@ class Predictor(ABC):
 
     def _learn_speed(self, structures: Sequence[Structure], seconds: float) -> None:
         edges = sum(self._edge_count(s) for s in structures)
-        if edges < 500:
-            return  # overheads, not edges
+        if edges < EDGES_TO_LEARN:
+            return
         self._speeds.append(seconds / edges)
         # A median: the first batch of every kind also compiles neighbour-list kernels, which takes seconds.
         if self.speed_is_measured:
             self.seconds_per_edge = statistics.median(self._speeds)
+
+    @contextlib.contextmanager
+    def _memory_learnt(self, structures: Sequence[Structure], learn: bool) -> Iterator[None]:
+        """Measure what a batch needs beyond what was there, on a GPU."""
+        edges = sum(map(self._edge_count, structures))
+        if not (learn and self.device.startswith("cuda") and edges >= EDGES_TO_LEARN):
+            yield
+            return
+        import torch
+
+        device = torch.device(self.device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield
+        measured = (torch.cuda.max_memory_allocated(device) - before) / edges
+        self._bytes_measured = max(self._bytes_measured or 0.0, measured)
 
     def _require_memory(self, structure: Structure) -> None:
         if self.memory_bytes(structure) > self.available_bytes():
@@ -239,9 +288,15 @@ class Model(Predictor):
             out.append(item)
         return out
 
-    def evaluate_each(self, atoms: Iterable[AtomsInput]) -> Iterator[Evaluation | FdcoreError]:
-        """As `evaluate`, in input order, with an FdcoreError in the place of each structure that failed."""
-        for batch in self._batches(atoms):
+    def evaluate_each(
+        self, atoms: Iterable[AtomsInput], *, edges: float | None = None
+    ) -> Iterator[Evaluation | FdcoreError]:
+        """As `evaluate`, in input order, with an FdcoreError in the place of each structure that failed.
+
+        edges : divide the list into batches of at most so many, and look at nothing else: on a CPU the same list then gives the same
+            numbers to the last bit. Without it batches follow the speed and the memory of the moment.
+        """
+        for batch in self._batches(atoms) if edges is None else self._divided(atoms, edges):
             yield from self._run_batch(batch, self._evaluate, learn=True)
 
     def gradients(
@@ -457,7 +512,10 @@ def available_bytes(device: str) -> float:
     if device.startswith("cuda"):
         import torch
 
-        return float(torch.cuda.mem_get_info(torch.device(device))[0])
+        # What torch keeps for later use is free for it, though not for others.
+        place = torch.device(device)
+        kept = torch.cuda.memory_reserved(place) - torch.cuda.memory_allocated(place)
+        return float(torch.cuda.mem_get_info(place)[0] + kept)
     try:
         with open("/proc/meminfo") as lines:
             free = next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))

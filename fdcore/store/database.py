@@ -117,6 +117,17 @@ def now(connection: sa.Connection) -> float:
     return float(connection.execute(sa.text(text)).scalar_one())
 
 
+def insert_or_ignore(connection: sa.Connection, table: sa.Table) -> sa.Insert:
+    """An INSERT that leaves a row of the same key as it is."""
+    if connection.dialect.name == "sqlite":
+        from sqlalchemy.dialects import sqlite
+
+        return sqlite.insert(table).on_conflict_do_nothing()
+    from sqlalchemy.dialects import postgresql
+
+    return postgresql.insert(table).on_conflict_do_nothing()
+
+
 def hold_structures(connection: sa.Connection, *, alone: bool = False) -> None:
     """Until the end of the transaction: no structure goes while runs that may use it are being made. SQLite has one writer
     at a time anyway."""

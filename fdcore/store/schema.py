@@ -113,6 +113,42 @@ workers = sa.Table(
     sa.Column("seen_at", sa.Double, nullable=False),
 )
 
+screens = sa.Table(
+    "fd_screens",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    # JSON: with what it is made; who joins must ask for the same.
+    sa.Column("settings", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("listed", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("lister", sa.Text),
+    # When anybody who works on it was last heard of.
+    sa.Column("seen_at", sa.Double),
+)
+
+chunks = sa.Table(
+    "fd_chunks",
+    metadata,
+    sa.Column("screen", sa.Text, sa.ForeignKey("fd_screens.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    # JSON: where its structures are.
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("expected", sa.BigInteger, nullable=False),
+    # waiting, taken, done
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("holder", sa.Text),
+    sa.Column("seen_at", sa.Double),
+    sa.Column("tries", sa.Integer, nullable=False, server_default="0"),
+    # The name of its part of the table.
+    sa.Column("key", sa.Text),
+    sa.Column("scored", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("failed", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("seconds", sa.Double, nullable=False, server_default="0"),
+    # JSON: what is shown of it without reading its part.
+    sa.Column("digest", sa.Text),
+    sa.Index("fd_chunks_state", "screen", "state", "number"),
+)
+
 migrations = sa.Table(
     "fd_migrations",
     metadata,
@@ -142,5 +178,17 @@ def _001_first(connection: sa.Connection) -> None:
         connection.execute(sa.text(statement.format(blob=blob)))
 
 
+_002_SCREENS = (
+    "CREATE TABLE fd_screens ( id TEXT NOT NULL, settings TEXT NOT NULL, created_at DOUBLE PRECISION NOT NULL, listed INTEGER DEFAULT '0' NOT NULL, lister TEXT, seen_at DOUBLE PRECISION, PRIMARY KEY (id) )",
+    "CREATE TABLE fd_chunks ( screen TEXT NOT NULL, number INTEGER NOT NULL, body TEXT NOT NULL, expected BIGINT NOT NULL, state TEXT NOT NULL, holder TEXT, seen_at DOUBLE PRECISION, tries INTEGER DEFAULT '0' NOT NULL, key TEXT, scored BIGINT DEFAULT '0' NOT NULL, failed BIGINT DEFAULT '0' NOT NULL, seconds DOUBLE PRECISION DEFAULT '0' NOT NULL, digest TEXT, PRIMARY KEY (screen, number), FOREIGN KEY(screen) REFERENCES fd_screens (id) ON DELETE CASCADE )",
+    "CREATE INDEX fd_chunks_state ON fd_chunks (screen, state, number)",
+)
+
+
+def _002_screens(connection: sa.Connection) -> None:
+    for statement in _002_SCREENS:
+        connection.execute(sa.text(statement))
+
+
 Migration = Callable[[sa.Connection], None]
-MIGRATIONS: tuple[Migration, ...] = (_001_first,)
+MIGRATIONS: tuple[Migration, ...] = (_001_first, _002_screens)

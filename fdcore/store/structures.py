@@ -63,7 +63,7 @@ def add(
             key: {"id": key, "formula": s.formula, "n_atoms": s.n_atoms, "content": content}
             for (key, content), s in zip(encoded, part, strict=True)
         }
-        connection.execute(_insert_or_ignore(connection, table), list(new.values()))
+        connection.execute(database.insert_or_ignore(connection, table), list(new.values()))
         connection.execute(
             sa.insert(links),
             [
@@ -86,16 +86,6 @@ def add(
                 for k, f in enumerate(refusals)
             ],
         )
-
-
-def _insert_or_ignore(connection: sa.Connection, table: sa.Table) -> sa.Insert:
-    if connection.dialect.name == "sqlite":
-        from sqlalchemy.dialects import sqlite
-
-        return sqlite.insert(table).on_conflict_do_nothing()
-    from sqlalchemy.dialects import postgresql
-
-    return postgresql.insert(table).on_conflict_do_nothing()
 
 
 def of_run(store: Store, run_id: str) -> tuple[Structure, ...]:

@@ -88,6 +88,19 @@ def test_interrupted_run_is_the_next_to_be_served_and_the_page_says_so(engine, w
     assert begun == sorted(begun)
 
 
+def test_interrupted_run_is_the_next_also_where_its_delivery_was_lost(engine, worker, config):
+    """A worker that is ending may still be given what it has just put back, and drops it."""
+    long = submit(engine, drill(steps=100, step_seconds=0.02), owner="a")
+    until(lambda: engine.store.run(OPERATOR, long).done > 20)
+    waiting = submit(engine, drill(steps=1), owner="b")
+    worker.kill(signal.SIGTERM)
+    queue.forget_run(config, long, 1)
+    worker.start()
+    behind = engine.wait(OPERATOR, waiting)
+    engine.wait(OPERATOR, long)
+    assert engine.store.attempts(long)[1].started_at < behind.started_at
+
+
 def test_queue_and_page_order_interrupted_fresh_and_lost_deliveries_alike(engine, config):
     """Whatever was offered when: DBOS serves by (priority, created_at), the page asks the store."""
     ids = [submit(engine, drill(), owner=f"o{k}") for k in range(4)]

@@ -1,0 +1,155 @@
+"""One pair of hands: takes chunks from the book, reads the next one while the model works on the present one, and writes parts.
+
+Any number of them work on one screening, in processes of one machine or of many; each may end at any moment, and what it held goes to
+another one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fdcore.errors import StoreError
+from fdcore.screening import rows, scoring
+from fdcore.screening.chunks import Chunk
+from fdcore.screening.parts import Parts
+from fdcore.screening.reading import ReadChunk, chunk_key, read_chunk
+from fdcore.screening.scoring import How
+from fdcore.store.chunks import ChunkBook, Taken
+from fdcore.structures import Limits
+from fdcore.structures.pool import Pool
+
+if TYPE_CHECKING:
+    from fdcore.models.base import Model
+
+# How often one who has nothing to do looks whether there is something again.
+LOOK_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What a pair of hands did: `structures` more of chunk `number` are done; `finished`: all of it. Number -1: it waits for work."""
+
+    number: int
+    structures: int = 0
+    finished: bool = False
+
+
+@dataclass(frozen=True)
+class _Ready:
+    taken: Taken
+    key: str
+    # None where the part is there already.
+    read: ReadChunk | None
+    seconds: float
+
+
+class Hand:
+    """`holder` names it among all that work on this screening; `silent_seconds`: after so long without a sign of life another one's chunks
+    go back."""
+
+    def __init__(
+        self,
+        book: ChunkBook,
+        parts: Parts,
+        holder: str,
+        how: How,
+        *,
+        silent_seconds: float = 30.0,
+        limits: Limits = Limits(),
+    ) -> None:
+        self._book, self._parts, self._holder, self._how = book, parts, holder, how
+        self._silent, self._limits = silent_seconds, limits
+        # One child: this hand reads one chunk at a time.
+        self._pool = Pool(1)
+
+    def work(self, model: Model, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Moved]:
+        """Until every chunk of the screening is done, by whomever, or until it should stop. Raises StoreError where the book or the disk
+        cannot be written for longer than anybody waits."""
+        with self._sign_of_life(), ThreadPoolExecutor(1, "next chunk") as ahead:
+            coming: Future[_Ready | None] | None = None
+            try:
+                while not should_stop():
+                    ready = (coming or ahead.submit(self._next)).result()
+                    coming = None
+                    if ready is None:
+                        if self._book.count().complete:
+                            return
+                        yield Moved(-1)
+                        time.sleep(LOOK_SECONDS)
+                        self._book.reclaim(self._silent)
+                        continue
+                    coming = ahead.submit(self._next)
+                    yield from self._chunk(model, ready, should_stop)
+            finally:
+                # What was read ahead was not begun.
+                if coming is not None:
+                    with contextlib.suppress(StoreError):
+                        coming.result()
+                with contextlib.suppress(StoreError):
+                    self._book.release(self._holder, unused=True)
+                self._pool.close()
+
+    def _next(self) -> _Ready | None:
+        taken = self._book.take(self._holder)
+        if taken is None:
+            return None
+        began = time.perf_counter()
+        chunk = Chunk.from_json(taken.body)
+        key = self._parts.key(chunk_key(chunk))
+        read = None if self._parts.there(key) else read_chunk(chunk, self._limits, self._pool)
+        if read is not None:
+            # Its content as it was read: a file may have changed in between.
+            key = self._parts.key(read.key)
+        return _Ready(taken, key, read, time.perf_counter() - began)
+
+    def _chunk(self, model: Model, ready: _Ready, should_stop: Callable[[], bool]) -> Iterator[Moved]:
+        number, began = ready.taken.number, time.perf_counter()
+        if ready.read is None:
+            scored, failed, digest = self._parts.summary(ready.key)
+        else:
+            careful = ready.taken.tries >= scoring.CAREFUL_FROM
+            watch = scoring.Watch(self._parts.watched(ready.key)) if careful else None
+            work = scoring.score(model, ready.read.items, self._how, watch)
+            told = 0
+            while True:
+                try:
+                    done = next(work)
+                except StopIteration as end:
+                    made = end.value
+                    break
+                yield Moved(number, done - told)
+                told = done
+                if should_stop():
+                    return
+            self._parts.write(ready.key, made)
+            failed = sum(row["verdict"] == "failed" for row in made)
+            scored, digest = len(made) - failed, rows.digest(made)
+        seconds = ready.seconds + time.perf_counter() - began
+        self._book.finish(
+            self._holder, number, key=ready.key, scored=scored, failed=failed, seconds=seconds, digest=digest
+        )
+        yield Moved(number, finished=True)
+
+    @contextlib.contextmanager
+    def _sign_of_life(self) -> Iterator[None]:
+        over = threading.Event()
+
+        def beat() -> None:
+            while not over.wait(self._silent / 5):
+                # A database that restarts is heard of where a chunk is finished.
+                with contextlib.suppress(StoreError):
+                    self._book.seen(self._holder)
+
+        thread = threading.Thread(target=beat, daemon=True, name="sign of life")
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()

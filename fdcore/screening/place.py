@@ -1,0 +1,84 @@
+"""Where a screening is kept: a folder with its parts and its description, and the database with its book."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fdcore import config as configuration
+from fdcore.errors import UsageError
+from fdcore.spec import canonical
+from fdcore.store.chunks import ChunkBook
+from fdcore.store.runs import Store, new_token
+
+DESCRIPTION, BOOK = "screen.json", "book.sqlite"
+
+
+def book_of(folder: Path, database_url: str, screen: str) -> ChunkBook:
+    """The book of a screening: in SQLite beside its parts, or in the database that several machines share."""
+    url = database_url or f"sqlite:///{folder / BOOK}"
+    store = Store(replace(configuration.from_environment(), data=folder, database_url=url))
+    store.migrate()
+    return ChunkBook(store, screen)
+
+
+def settings_of(
+    *, model: str, weights_sha256: str | None, dtype: str, how: Mapping[str, Any], chunk: int
+) -> dict[str, Any]:
+    """What decides about the numbers of a screening; parts made with others are not used for it."""
+    versions = {name: version(name) for name in ("force-delta", "torch")}
+    return {
+        "model": model,
+        "weights_sha256": weights_sha256,
+        "dtype": dtype,
+        **how,
+        "chunk": chunk,
+        "versions": versions,
+        "format": FORMAT,
+    }
+
+
+# Of the rows; raised when they are made in another way.
+FORMAT = 1
+
+
+def sha256_of(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical(dict(settings)).encode()).hexdigest()
+
+
+def described(folder: Path, settings: Mapping[str, Any]) -> str:
+    """The id of the screening in this folder, made now where there is none. UsageError where it holds one with other settings."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / DESCRIPTION
+    text = canonical({"id": new_token(), "settings": dict(settings)})
+    # Whoever is first describes it, whole: machines that share the folder may begin at once.
+    new = file.with_suffix(f".{new_token()}")
+    new.write_text(text, encoding="utf-8")
+    try:
+        os.link(new, file)
+    except FileExistsError:
+        text = file.read_text(encoding="utf-8")
+    finally:
+        new.unlink()
+    try:
+        known = json.loads(text)
+        screen, before = str(known["id"]), known["settings"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{file} is not the description of a screening.", "Name another folder with --out.") from error
+    differing = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))
+    if differing:
+        raise UsageError(
+            f"{folder} holds results with another {' and '.join(differing)} ({_said(before, differing)}).",
+            "Repeat that command to go on with them, or name another folder with --out.",
+        )
+    return screen
+
+
+def _said(settings: Mapping[str, Any], names: list[str]) -> str:
+    return ", ".join(f"{name} {settings.get(name)}" for name in names)

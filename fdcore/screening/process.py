@@ -1,0 +1,95 @@
+"""A pair of hands as a process of its own: `python -m fdcore.screening.process`.
+
+Contract: one order as a line of JSON on standard input (`order_of`); lines of JSON back on the real standard output,
+
+    {"ready": true}                                     the model is loaded
+    {"structures": n, "chunk": k, "finished": bool}     it moved
+    {"over": true}                                      every chunk is done, or it was told to stop; the last line
+    {"error": text, "hint": text}                       it cannot work, and neither could another one like it
+
+End of input tells it to stop soon. Killed at any moment, it leaves its chunk to another one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fdcore import config as configuration
+from fdcore.errors import FdcoreError
+
+
+def order_of(
+    *, folder: Path, database_url: str, screen: str, settings_sha256: str, holder: str, model: dict[str, Any], how: Any
+) -> dict[str, Any]:
+    """What the process is told. `model`: id, device, dtype, weights (a path or None)."""
+    return {
+        "folder": str(folder),
+        "database_url": database_url,
+        "screen": screen,
+        "settings_sha256": settings_sha256,
+        "holder": holder,
+        "model": model,
+        "how": asdict(how),
+    }
+
+
+def main() -> None:
+    # The real standard output belongs to the protocol.
+    outgoing = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+
+    def tell(**message: Any) -> None:
+        outgoing.write(json.dumps(message) + "\n")
+        outgoing.flush()
+
+    order = json.loads(sys.stdin.readline())
+    stop = threading.Event()
+
+    def listen() -> None:
+        sys.stdin.read()
+        stop.set()
+
+    threading.Thread(target=listen, daemon=True, name="end of input").start()
+    try:
+        _work(order, tell, stop)
+    except FdcoreError as error:
+        tell(error=error.message, hint=error.hint)
+    else:
+        tell(over=True)
+    outgoing.flush()
+    # A library's threads have nothing to say any more.
+    os._exit(0)
+
+
+def _work(order: dict[str, Any], tell: Any, stop: threading.Event) -> None:
+    from fdcore.models import load_model
+    from fdcore.screening.hand import Hand
+    from fdcore.screening.parts import Parts
+    from fdcore.screening.place import book_of
+    from fdcore.screening.scoring import How
+
+    chosen = order["model"]
+    model = load_model(chosen["id"], chosen["device"], chosen["dtype"], chosen["weights"])
+    tell(ready=True)
+    folder = Path(order["folder"])
+    book = book_of(folder, order["database_url"], order["screen"])
+    hand = Hand(
+        book,
+        Parts(folder, order["settings_sha256"]),
+        order["holder"],
+        How(**order["how"]),
+        silent_seconds=configuration.from_environment().dead_after_seconds,
+    )
+    for moved in hand.work(model, stop.is_set):
+        tell(structures=moved.structures, chunk=moved.number, finished=moved.finished)
+
+
+if __name__ == "__main__":
+    main()
