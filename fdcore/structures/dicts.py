@@ -120,12 +120,15 @@ def _pymatgen(document: Document, told: Document, limits: Limits) -> Structure:
     if lattice is not None:
         if not isinstance(lattice, Mapping):
             raise FormatError("The lattice of this structure is no JSON object.", _FORMS)
-        cell, pbc = _array(lattice.get("matrix"), (3, 3), "lattice matrix"), _pbc(lattice.get("pbc", True))
+        cell, pbc = (
+            _array(lattice.get("matrix"), (3, 3), "lattice matrix"),
+            _pbc(True if lattice.get("pbc") is None else lattice["pbc"]),
+        )
     species = [_occupants(site, number) for number, site in enumerate(sites)]
     labels = [str(site.get("label") or "/".join(name for name, _ in s)) for site, s in zip(sites, species, strict=True)]
     numbers, kept = _one_each(species, labels, warnings)
     sites = [sites[i] for i in kept]
-    if lattice is not None and all("abc" in site for site in sites):
+    if lattice is not None and all(site.get("abc") is not None for site in sites):
         positions = _array([site["abc"] for site in sites], (len(sites), 3), "coordinates (abc)") @ cell
     else:
         positions = _array([site.get("xyz") for site in sites], (len(sites), 3), "coordinates (xyz)")
@@ -146,7 +149,7 @@ def _occupants(site: Any, number: int) -> list[tuple[str, float]]:
     listed = site.get("species") if isinstance(site, Mapping) else None
     if not isinstance(listed, list) or not listed or not all(isinstance(s, Mapping) and "element" in s for s in listed):
         raise FormatError(f"Site {number + 1} names no species.", _FORMS)
-    return [(str(s["element"]), _share(s.get("occu", 1.0))) for s in listed]
+    return [(str(s["element"]), _share(s.get("occu"))) for s in listed]
 
 
 def _charge_of_sites(document: Document, sites: Sequence[Document], warnings: list[str]) -> int | None:
@@ -201,7 +204,7 @@ def _kinds(species: Any, warnings: list[str]) -> dict[str, list[tuple[str, float
     found: dict[str, list[tuple[str, float]]] = {}
     for kind in species if isinstance(species, list) else ():
         symbols = kind.get("chemical_symbols") if isinstance(kind, Mapping) else None
-        shares = kind.get("concentration", [1.0]) if isinstance(kind, Mapping) else None
+        shares = (kind.get("concentration") or [1.0]) if isinstance(kind, Mapping) else None
         if not isinstance(symbols, list) or not isinstance(shares, list) or len(symbols) != len(shares) or not symbols:
             raise FormatError("A species lacks its chemical_symbols or their concentration.", _FORMS)
         if kind.get("attached") and any(kind.get("nattached") or [1]):
@@ -328,6 +331,9 @@ def _element(name: str) -> int | None:
 
 
 def _share(value: Any) -> float:
+    """An occupancy; 1 where there is none."""
+    if value is None:
+        return 1.0
     if not isinstance(value, int | float) or not 0 <= value <= 1e6:
         raise FormatError("An occupancy is not a number from 0 to 1.", "Correct it, or choose one ordering.")
     return float(value)

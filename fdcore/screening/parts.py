@@ -1,0 +1,200 @@
+"""A file's parts: where in it whole structures begin and end, found without holding it in memory."""
+
+from __future__ import annotations
+
+import codecs
+import os
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, Literal, NamedTuple
+
+from fdcore.errors import StructureError
+from fdcore.screening import parquet
+from fdcore.structures import Limits
+from fdcore.structures.ase_database import MAGIC, count_rows
+
+Form = Literal["file", "frames", "lines", "rows", "table"]
+# A part ends here even if it holds fewer structures: an atom takes 8 bytes or more, so this is within the readers' limit on atoms.
+PART_BYTES = 6_000_000
+# So much of a line is looked at together.
+_LINE = 1 << 16
+
+
+class Part(NamedTuple):
+    """start, stop: bytes for `file`, `frames` and `lines`, else rows. first: the place of its first structure. structures: how many, as far
+    as they can be told without reading them; size: about how many bytes of memory its content takes."""
+
+    form: Form
+    start: int
+    stop: int
+    first: int
+    structures: int
+    size: int
+
+
+class _Span(NamedTuple):
+    """Whole structures that follow each other: bytes start..stop, so many structures from `first` on."""
+
+    start: int
+    stop: int
+    first: int
+    structures: int
+
+
+def parts_of(path: str, size: int) -> Iterator[Part]:
+    """The parts of a file, of about `size` structures each; a small file is one. Raises OSError."""
+    suffix = os.path.splitext(path)[1].lower()
+    with open(path, "rb") as stream:
+        there = os.fstat(stream.fileno()).st_size
+        if suffix in _TEXTS:
+            form, scan = _TEXTS[suffix]
+            yield from _texts(form, scan(stream, there), there, size)
+            return
+        magic = stream.read(len(MAGIC))
+    if magic == MAGIC:
+        yield from _rows("rows", path, there, size)
+    elif magic.startswith(parquet.MAGIC):
+        yield from _rows("table", path, there, size)
+    else:
+        yield _whole(there, _guess(suffix, there))
+
+
+def _whole(there: int, count: int) -> Part:
+    return Part("file", 0, there, 0, count, there)
+
+
+def _guess(suffix: str, there: int) -> int:
+    """Structures in a small file whose content is not looked at; a large JSON is a list of them."""
+    return max(1, there // 5_000) if suffix == ".json" and there > 1_000_000 else 1
+
+
+def _texts(form: Form, spans: Iterator[_Span], there: int, size: int) -> Iterator[Part]:
+    """Join single structures to parts. A short rest belongs to the part before it, and what follows a tear is a part of its own."""
+    held: _Span | None = None
+    growing: _Span | None = None
+    given = False
+
+    def part(span: _Span) -> Part:
+        return Part(form, span.start, span.stop, span.first, span.structures, span.stop - span.start)
+
+    torn: _Span | None = None
+    for span in spans:
+        if span.structures == 0:
+            torn = span._replace(structures=1)
+            break
+        if growing is not None and span.stop - growing.start > PART_BYTES:
+            growing, full = None, growing
+            if held is not None:
+                yield part(held)
+                given = True
+            held = full
+        growing = span if growing is None else _joined(growing, span)
+        if growing.structures >= size:
+            if held is not None:
+                yield part(held)
+                given = True
+            held, growing = growing, None
+    if (
+        held is not None
+        and growing is not None
+        and growing.structures <= size // 2
+        and growing.stop - held.start <= PART_BYTES
+    ):
+        held, growing = _joined(held, growing), None
+    rest = [span for span in (held, growing, torn) if span is not None]
+    single = len(rest) <= 1 or (torn is not None and there <= PART_BYTES and sum(s.structures for s in rest) <= size)
+    if not given and single:
+        # Read as any file that is brought alone.
+        yield _whole(there, max(1, sum(s.structures for s in rest)))
+        return
+    yield from map(part, rest)
+
+
+def _joined(a: _Span, b: _Span) -> _Span:
+    return _Span(a.start, b.stop, a.first, a.structures + b.structures)
+
+
+def _frames(stream: BinaryIO, there: int) -> Iterator[_Span]:
+    """Each frame of an xyz file by the number that it begins with; where that is none, or lines are missing, the rest with 0 structures."""
+    at = first = 0
+    readline = stream.readline
+    while True:
+        line = readline(_LINE)
+        if not line:
+            return
+        token = line.strip()
+        if not token:
+            at += len(line)
+            continue
+        token = token.removeprefix(b"+")
+        n = int(token) if token.isdigit() and len(token) < 10 and len(line) < _LINE else -1
+        stop = _behind(readline, at + len(line), n + 1) if n >= 0 else None
+        if stop is None:
+            yield _Span(at, there, first, 0)
+            return
+        yield _Span(at, stop, first, 1)
+        at, first = stop, first + 1
+
+
+def _behind(readline: Callable[[int], bytes], at: int, lines: int) -> int | None:
+    """The place behind so many lines; None where they are not there."""
+    for _ in range(lines):
+        line = readline(_LINE)
+        if not line:
+            return None
+        at += len(line)
+        while len(line) == _LINE and line[-1] != 10:
+            line = readline(_LINE)
+            at += len(line)
+    return at
+
+
+def _lines(stream: BinaryIO, there: int) -> Iterator[_Span]:
+    """Each line that is not blank; the whole of a text of two bytes a letter, whose lines do not end where they seem to."""
+    at = first = 0
+    if stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        yield _Span(0, there, 0, 0)
+        return
+    stream.seek(0)
+    while at < there:
+        line = stream.readline(_LINE)
+        if not line:
+            return
+        stop, blank = at + len(line), not line.strip()
+        while len(line) == _LINE and line[-1] != 10:
+            line = stream.readline(_LINE)
+            stop += len(line)
+            blank = blank and not line.strip()
+        if not blank:
+            yield _Span(at, stop, first, 1)
+            first += 1
+        at = stop
+
+
+_TEXTS: dict[str, tuple[Form, Callable[[BinaryIO, int], Iterator[_Span]]]] = {
+    ".xyz": ("frames", _frames),
+    ".extxyz": ("frames", _frames),
+    ".jsonl": ("lines", _lines),
+    ".ndjson": ("lines", _lines),
+}
+
+
+def _rows(form: Form, path: str, there: int, size: int) -> Iterator[Part]:
+    try:
+        if form == "rows":
+            count, taken = count_rows(path, Limits()), there
+        else:
+            count, taken = parquet.structures_rows(path)
+    except StructureError:
+        # Its reason is told where it is read.
+        yield Part(form, 0, 1, 0, 1, 0)
+        return
+    each = max(1, taken // max(1, count))
+    step = max(1, min(size, PART_BYTES // each))
+    start = 0
+    while start < count or count == 0:
+        # As with texts, a short rest belongs to the part before it.
+        stop = count if count - start <= step + step // 2 else start + step
+        yield Part(form, start, stop, start, stop - start, (stop - start) * each)
+        start = stop
+        if count == 0:
+            return
