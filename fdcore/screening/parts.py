@@ -183,7 +183,7 @@ def _rows(form: Form, path: str, there: int, size: int) -> Iterator[Part]:
         if form == "rows":
             count, taken = count_rows(path, Limits()), there
         else:
-            count, taken = parquet.structures_rows(path)
+            count, taken = parquet.count_rows(path)
     except StructureError:
         # Its reason is told where it is read.
         yield Part(form, 0, 1, 0, 1, 0)

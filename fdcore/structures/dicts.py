@@ -173,7 +173,8 @@ def _charge_of_sites(document: Document, sites: Sequence[Document], warnings: li
 
 def _optimade(document: Document, told: Document, limits: Limits) -> Structure:
     entry = document["attributes"] if isinstance(document.get("attributes"), Mapping) else document
-    features = entry.get("structure_features") or ()
+    told_features = entry.get("structure_features")
+    features = told_features if isinstance(told_features, list) else []
     odd = [f for f in features if f in ("implicit_atoms", "site_attachments", "unknown_positions")]
     if odd:
         raise FormatError(
@@ -207,7 +208,7 @@ def _kinds(species: Any, warnings: list[str]) -> dict[str, list[tuple[str, float
         shares = (kind.get("concentration") or [1.0]) if isinstance(kind, Mapping) else None
         if not isinstance(symbols, list) or not isinstance(shares, list) or len(symbols) != len(shares) or not symbols:
             raise FormatError("A species lacks its chemical_symbols or their concentration.", _FORMS)
-        if kind.get("attached") and any(kind.get("nattached") or [1]):
+        if kind.get("attached"):
             raise FormatError(
                 f"The species {quote(str(kind.get('name')))} has atoms attached that have no place.",
                 "Bring a structure in which every atom has its coordinates.",
