@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import io
 import os
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, Literal, NamedTuple
@@ -56,6 +57,12 @@ def parts_of(path: str, size: int) -> Iterator[Part]:
         yield from _rows("table", path, there, size)
     else:
         yield _whole(there, _guess(suffix, there))
+
+
+def singly(form: Form, data: bytes) -> list[tuple[int, int]]:
+    """Start and stop of each structure within the bytes of a part of frames or lines; what follows a tear is one."""
+    scan = _frames if form == "frames" else _lines
+    return [(span.start, span.stop) for span in scan(io.BytesIO(data), len(data))]
 
 
 def _whole(there: int, count: int) -> Part:

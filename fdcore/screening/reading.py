@@ -18,7 +18,7 @@ import numpy as np
 
 from fdcore.errors import FormatError, StructureError
 from fdcore.records import Failure, Structure
-from fdcore.screening import parquet
+from fdcore.screening import parquet, parts
 from fdcore.screening.chunks import Chunk, Piece
 from fdcore.screening.walk import cannot
 from fdcore.structures import Limits, Source
@@ -63,9 +63,11 @@ def read_chunk(chunk: Chunk, limits: Limits, pool: Pool) -> ReadChunk:
                 items[place] += _rows(piece, limits, content)
 
     for place, (structures, failures) in enumerate(pool.read_each(sources(), limits)):
-        piece = chunk.pieces[asked[place]]
-        items[asked[place]] += _in_order(structures, failures, piece)
-    return ReadChunk(content.key(), tuple(item for part in items for item in part))
+        items[asked[place]] += _in_order(structures, failures, chunk.pieces[asked[place]])
+    for piece, found in zip(chunk.pieces, items, strict=True):
+        if piece.form in ("frames", "lines") and len(found) == 1 and isinstance(found[0], Failure):
+            found[:] = _one_by_one(piece, limits, pool) or found
+    return ReadChunk(content.key(), tuple(item for found in items for item in found))
 
 
 class _Content:
@@ -91,6 +93,18 @@ def _in_order(structures: list[Structure], failures: list[Failure], piece: Piece
     items.sort(key=lambda item: float("inf") if item.index is None else item.index)
     # Readers shorten long names.
     return [item if item.file == piece.name else replace(item, file=piece.name) for item in items]
+
+
+def _one_by_one(piece: Piece, limits: Limits, pool: Pool) -> list[Item]:
+    """Each structure of a part as a source of its own, where all of them failed with one reason, such as one that stalls the reader."""
+    source = _source(piece, limits, _Content())
+    if isinstance(source, Failure):
+        return []
+    spans = parts.singly(piece.form, source.data)
+    if len(spans) < 2:
+        return []
+    sources = [replace(source, data=source.data[a:b], first=piece.first + n) for n, (a, b) in enumerate(spans)]
+    return [item for read in pool.read_each(sources, limits) for item in _in_order(*read, piece)]
 
 
 def _place(piece: Piece) -> int | None:
