@@ -24,7 +24,7 @@ Row = Mapping[str, Any]
 
 
 def count_rows(path: str) -> tuple[int, int]:
-    """The number of rows, and about how many bytes their columns take in memory, both as the file's end tells. Raises FormatError, OSError."""
+    """The number of rows, and about how many bytes their columns take in memory, both as the file's end tells. Raises FormatError."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -32,7 +32,7 @@ def count_rows(path: str) -> tuple[int, int]:
         with pq.ParquetFile(path) as table:
             about = table.metadata
             return about.num_rows, sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
         raise _broken(error) from error
 
 

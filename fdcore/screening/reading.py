@@ -25,7 +25,7 @@ from fdcore.structures import Limits, Source
 from fdcore.structures.ase_database import item_of, rows_of
 from fdcore.structures.dicts import structure_of
 from fdcore.structures.entry import too_large
-from fdcore.structures.pool import Pool
+from fdcore.structures.pool import Pool, Read
 from fdcore.structures.read import checked
 
 Item = Structure | Failure
@@ -62,12 +62,20 @@ def read_chunk(chunk: Chunk, limits: Limits, pool: Pool) -> ReadChunk:
             else:
                 items[place] += _rows(piece, limits, content)
 
-    for place, (structures, failures) in enumerate(pool.read_each(sources(), limits)):
+    # For rows no child is needed, nor waited for.
+    answers = pool.read_each(sources(), limits) if any(p.form in _FORMATS for p in chunk.pieces) else _none(sources())
+    for place, (structures, failures) in enumerate(answers):
         items[asked[place]] += _in_order(structures, failures, chunk.pieces[asked[place]])
     for piece, found in zip(chunk.pieces, items, strict=True):
         if piece.form in ("frames", "lines") and len(found) == 1 and isinstance(found[0], Failure):
             found[:] = _one_by_one(piece, limits, pool) or found
     return ReadChunk(content.key(), tuple(item for found in items for item in found))
+
+
+def _none(sources: Iterator[Source]) -> Iterator[Read]:
+    """Go through pieces none of which is a source."""
+    assert next(sources, None) is None
+    return iter(())
 
 
 class _Content:

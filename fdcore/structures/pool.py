@@ -138,11 +138,12 @@ class _Conversation:
 
     def send(self, waiting: deque[Source], rest: Iterator[Source]) -> None:
         """Start the clock, and send the first of `waiting` and as many more of them and of `rest` as the pipe takes unread."""
-        self._deadline.start(self._limits.max_seconds)
         while True:
             if len(self._sizes) == len(waiting):
-                # What is not sent may be large: one at a time is taken.
+                # What is not sent may be large: one at a time is taken. How long that takes is not the reader's fault.
+                self._deadline.stop()
                 waiting.extend(islice(rest, 1))
+            self._deadline.start(self._limits.max_seconds)
             if len(self._sizes) == len(waiting):
                 return
             source = waiting[len(self._sizes)]

@@ -278,6 +278,25 @@ def test_time_is_counted_for_each_source_and_not_while_nobody_asks(tmp_path: Pat
         pool.close()
 
 
+def test_time_that_the_sources_take_is_not_the_readers(tmp_path: Path) -> None:
+    pool = misbehaving("pass")
+    try:
+
+        def slowly() -> Iterator[Source]:
+            for i in range(4):
+                time.sleep(0.8 if i else 0)
+                yield Source("x.xyz", frame(i).encode())
+
+        assert [number_of(s[0]) for s, _ in pool.read_each(slowly(), Limits(max_seconds=0.5))] == [0, 1, 2, 3]
+    finally:
+        pool.close()
+
+
+def test_rows_wait_for_no_child(tmp_path: Path) -> None:
+    database(tmp_path / "x.db", 3)
+    assert len(items(read(Pool(0), tmp_path / "x.db"))) == 3
+
+
 def test_many_sources_go_to_a_child_in_few_turns_and_large_ones_do_not_block_it() -> None:
     child = Child()
     try:
@@ -522,9 +541,10 @@ def test_tables_that_cannot_be_read_are_told(pool: Pool, tmp_path: Path) -> None
     data = (tmp_path / "whole.parquet").read_bytes()
     (tmp_path / "torn.parquet").write_bytes(data[:-20])
     (tmp_path / "holes.parquet").write_bytes(data[:200] + bytes(300) + data[500:])
+    (tmp_path / "foot.parquet").write_bytes(data[:-400] + b"\xff" * 392 + data[-8:])
     pq.write_table(pa.Table.from_pylist([TABLES["texts"](0)]).slice(0, 0), tmp_path / "empty.parquet")
     for name, words in (("other", "no column of structures; its columns: “a, b”"), ("torn", "cannot be read"),
-                        ("holes", "cannot be read"), ("empty", "fewer rows")):  # fmt: skip
+                        ("holes", "cannot be read"), ("foot", "cannot be read"), ("empty", "fewer rows")):  # fmt: skip
         found = items(read(pool, tmp_path / f"{name}.parquet"))
         assert isinstance(found[-1], Failure) and words in found[-1].error and found[-1].hint, name
 
