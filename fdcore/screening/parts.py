@@ -6,6 +6,7 @@ import codecs
 import io
 import os
 from collections.abc import Callable, Iterator
+from itertools import chain, islice
 from typing import BinaryIO, Literal, NamedTuple
 
 from fdcore.errors import StructureError
@@ -75,45 +76,34 @@ def _guess(suffix: str, there: int) -> int:
 
 
 def _texts(form: Form, spans: Iterator[_Span], there: int, size: int) -> Iterator[Part]:
-    """Join single structures to parts. A short rest belongs to the part before it, and what follows a tear is a part of its own."""
-    held: _Span | None = None
-    growing: _Span | None = None
-    given = False
-
-    def part(span: _Span) -> Part:
-        return Part(form, span.start, span.stop, span.first, span.structures, span.stop - span.start)
-
-    torn: _Span | None = None
-    for span in spans:
-        if span.structures == 0:
-            torn = span._replace(structures=1)
-            break
-        if growing is not None and span.stop - growing.start > PART_BYTES:
-            growing, full = None, growing
-            if held is not None:
-                yield part(held)
-                given = True
-            held = full
-        growing = span if growing is None else _joined(growing, span)
-        if growing.structures >= size:
-            if held is not None:
-                yield part(held)
-                given = True
-            held, growing = growing, None
-    if (
-        held is not None
-        and growing is not None
-        and growing.structures <= size // 2
-        and growing.stop - held.start <= PART_BYTES
-    ):
-        held, growing = _joined(held, growing), None
-    rest = [span for span in (held, growing, torn) if span is not None]
-    single = len(rest) <= 1 or (torn is not None and there <= PART_BYTES and sum(s.structures for s in rest) <= size)
-    if not given and single:
-        # Read as any file that is brought alone.
-        yield _whole(there, max(1, sum(s.structures for s in rest)))
+    """Parts of many structures each; a file that would be one part, or is short and torn, is read as any file that is brought alone."""
+    gathered = _gathered(spans, size)
+    head = list(islice(gathered, 3))
+    torn = len(head) == 2 and not head[1].structures and there <= PART_BYTES
+    if len(head) < 2 or torn:
+        yield _whole(there, max(1, sum(max(1, span.structures) for span in head)))
         return
-    yield from map(part, rest)
+    for span in chain(head, gathered):
+        yield Part(form, span.start, span.stop, span.first, max(1, span.structures), span.stop - span.start)
+
+
+def _gathered(spans: Iterator[_Span], size: int) -> Iterator[_Span]:
+    """Single structures joined to about `size`, a short rest with those before it; what follows a tear stays alone."""
+    before: _Span | None = None
+    now: _Span | None = None
+    for span in spans:
+        if now is not None and (not span.structures or now.structures >= size or span.stop - now.start > PART_BYTES):
+            if before is not None:
+                yield before
+            before, now = now, None
+        now = span if now is None else _joined(now, span)
+    if before is not None and now is not None:
+        if 0 < now.structures <= size // 2 and now.stop - before.start <= PART_BYTES:
+            now = _joined(before, now)
+        else:
+            yield before
+    if now is not None:
+        yield now
 
 
 def _joined(a: _Span, b: _Span) -> _Span:

@@ -12,100 +12,20 @@ from fdcore.structures.text import clean
 
 MAX_NAME = 400
 # In a folder these are passed over without a word: what is read here is not written under such names.
-_SUFFIXES = frozenset(
-    [
-        ".md",
-        ".rst",
-        ".tex",
-        ".bib",
-        ".log",
-        ".err",
-        ".csv",
-        ".tsv",
-        ".dat",
-        ".yaml",
-        ".yml",
-        ".toml",
-        ".ini",
-        ".cfg",
-        ".py",
-        ".ipynb",
-        ".sh",
-        ".bash",
-        ".js",
-        ".css",
-        ".html",
-        ".htm",
-        ".svg",
-        ".png",
-        ".jpg",
-        ".jpeg",
-        ".gif",
-        ".tif",
-        ".tiff",
-        ".bmp",
-        ".webp",
-        ".eps",
-        ".ps",
-        ".pdf",
-        ".doc",
-        ".docx",
-        ".ppt",
-        ".pptx",
-        ".xls",
-        ".xlsx",
-        ".odt",
-        ".mp4",
-        ".mov",
-        ".avi",
-        ".lock",
-        ".tmp",
-        ".bak",
-        ".swp",
-        ".sha256",
-        ".md5",
-        ".sig",
-        ".asc",
-        ".db-wal",
-        ".db-shm",
-        ".db-journal",
-    ]
-)
-_NAMES = frozenset(
-    [
-        "readme",
-        "readme.txt",
-        "license",
-        "license.txt",
-        "licence",
-        "copying",
-        "notice",
-        "citation.cff",
-        "changelog",
-        "authors",
-        "makefile",
-        "dockerfile",
-        "manifest",
-        "thumbs.db",
-        "desktop.ini",
-        "incar",
-        "kpoints",
-        "potcar",
-        "wavecar",
-        "chgcar",
-        "chg",
-        "eigenval",
-        "doscar",
-        "procar",
-        "oszicar",
-        "ibzkpt",
-        "pcdat",
-        "report",
-        "wavederf",
-        "locpot",
-    ]
-)
-_PACKED = frozenset([".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z", ".rar"])
+# fmt: off
+_SUFFIXES = frozenset((
+    ".md", ".rst", ".tex", ".bib", ".log", ".err", ".csv", ".tsv", ".yaml", ".yml", ".toml", ".ini", ".py", ".ipynb", ".sh",
+    ".bash", ".js", ".css", ".html", ".htm", ".svg", ".png", ".jpg", ".jpeg", ".gif", ".tif", ".tiff", ".bmp", ".webp", ".eps", ".ps", ".pdf",
+    ".doc", ".docx", ".ppt", ".pptx", ".xls", ".xlsx", ".odt", ".mp4", ".mov", ".avi", ".lock", ".tmp", ".bak", ".swp", ".sha256", ".md5",
+    ".sig", ".asc", ".db-wal", ".db-shm", ".db-journal",
+))
+_NAMES = frozenset((
+    "readme", "readme.txt", "license", "license.txt", "licence", "copying", "notice", "citation.cff", "changelog", "authors", "makefile",
+    "dockerfile", "manifest", "thumbs.db", "desktop.ini", "incar", "kpoints", "potcar", "wavecar", "chgcar", "chg", "eigenval", "doscar",
+    "procar", "oszicar", "ibzkpt", "pcdat", "report", "wavederf", "locpot",
+))
+# fmt: on
+_PACKED = frozenset((".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z", ".rar"))
 
 File = tuple[str, str]
 

@@ -210,8 +210,8 @@ def test_frames_are_cut_between_structures(tmp_path: Path) -> None:
         (WATER * 14, [("file", 0, 14)]),
         (WATER * 16, [("frames", 0, 10), ("frames", 10, 6)]),
         (WATER * 15, [("file", 0, 15)]),
-        (WATER * 12 + "3\n\nO 0 0 0\n", [("frames", 0, 12), ("frames", 12, 1)]),
-        (WATER * 31 + "H 0 0 0\n" + WATER * 50, [("frames", 0, 10), ("frames", 10, 10), ("frames", 20, 11), ("frames", 31, 1)]),
+        (WATER * 12 + "3\n\nO 0 0 0\n", [("frames", 0, 10), ("frames", 10, 2), ("frames", 12, 1)]),
+        (WATER * 31 + "H 0 0 0\n" + WATER * 50, [("frames", 0, 10), ("frames", 10, 10), ("frames", 20, 10), ("frames", 30, 1), ("frames", 31, 1)]),
     ],
 )  # fmt: skip
 def test_torn_and_short_files_of_frames(tmp_path: Path, text: str, expected: list[tuple[str, int, int]]) -> None:

@@ -7,10 +7,11 @@ import json
 import os
 import sqlite3
 import sys
+import tempfile
 import threading
 import time
 import tracemalloc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from ase.calculators.singlepoint import SinglePointCalculator
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pymatgen.core import Lattice
 from pymatgen.core import Structure as Crystal
 
@@ -33,6 +36,7 @@ from fdcore.screening.reading import ReadChunk, read_chunk
 from fdcore.structures import Limits, Source, read_paths
 from fdcore.structures import ase_database as database_module
 from fdcore.structures.pool import Child, Pool
+from fdcore.structures.read import read_source
 
 CORPUS = Path(__file__).parents[1] / "corpus"
 BOX = [[5.0, 0.0, 0.0], [0.0, 5.0, 0.0], [0.0, 0.0, 5.0]]
@@ -180,6 +184,62 @@ def test_a_frame_that_is_too_large_costs_only_itself(pool: Pool, tmp_path: Path)
     (tmp_path / "x.xyz").write_text(frame(0) + large + frame(2))
     found = read(pool, tmp_path)
     assert places(found) == [("x.xyz", 0, True), ("x.xyz", 1, False), ("x.xyz", 2, True)]
+
+
+class Direct(Pool):
+    """Reads in this process."""
+
+    def read_each(self, sources: Iterable[Source], limits: Limits) -> Iterator[tuple[list[Structure], list[Failure]]]:
+        return (read_source(source, limits) for source in sources)
+
+
+FRAMES = ["good", "good", "good", "unknown element", "overlap", "no atoms", "blank line", "short row", "windows"]
+LINES = ["good", "good", "broken", "other", "blank line"]
+
+
+@given(
+    st.lists(st.sampled_from(FRAMES), min_size=1, max_size=40),
+    st.sampled_from(["", "torn", "word", "count"]),
+    st.integers(1, 9),
+)
+@settings(max_examples=150, deadline=None)
+def test_parts_of_frames_say_what_the_whole_file_says(kinds: list[str], end: str, size: int) -> None:
+    texts = {
+        "unknown element": "1\n\nXx 0 0 0\n",
+        "overlap": "2\n\nH 0 0 0\nH 0 0 0\n",
+        "no atoms": "0\n\n",
+        "blank line": " \n\n",
+        "short row": "1\n\nH 0 0\n",
+    }
+    parted = [
+        texts.get(k) or (frame(i).replace("\n", "\r\n") if k == "windows" else frame(i)) for i, k in enumerate(kinds)
+    ]
+    parted.append({"torn": "3\n\nH 0 0 0\n", "word": "H 0 0 0\n" + frame(0), "count": "99999999\n"}.get(end, ""))
+    check_parts("x.extxyz", "".join(parted), size)
+
+
+@given(st.lists(st.sampled_from(LINES), min_size=1, max_size=40), st.integers(1, 9), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_parts_of_lines_say_what_the_whole_file_says(kinds: list[str], size: int, ends: bool) -> None:
+    texts = {"broken": '{"sites": [', "other": '{"a": 1}', "blank line": "  "}
+    text = "\n".join(texts.get(k) or json.dumps(document(i)) for i, k in enumerate(kinds))
+    check_parts("x.jsonl", text + "\n" * ends, size)
+
+
+def check_parts(name: str, text: str, size: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(text.encode())
+        found = items(read(Direct(0), path, size=size))
+        structures, failures = read_source(Source(name, text.encode()), LIMITS)
+    whole = sorted([*structures, *failures], key=lambda item: item.index or 0)
+    assert [(type(i), i.index or 0) for i in found] == [(type(i), i.index or 0) for i in whole]
+    for ours, theirs in zip(found, whole, strict=True):
+        if isinstance(ours, Structure) and isinstance(theirs, Structure):
+            assert (ours.content_id, ours.warnings) == (theirs.content_id, theirs.warnings)
+        elif isinstance(ours, Failure) and isinstance(theirs, Failure):
+            # Lines are counted from where a part begins.
+            assert ours.hint == theirs.hint and ours.error.split()[-3:] == theirs.error.split()[-3:]
 
 
 # --- reading that goes wrong -----------------------------------------------------------------------------------------------
