@@ -189,10 +189,10 @@ def _looks_like_xyz(lines: list[str]) -> bool:
 
 
 def _lines_of_json(text: str, name: str) -> bool:
-    """Whether each line is an object of its own; of a file of one line the name tells."""
+    """Whether each line is an object of its own: by the name, since the first line may be broken; else by that line's end."""
+    if format_of_name(name) == "jsonl":
+        return True
     first, _, rest = text.lstrip().partition("\n")
-    if not rest.strip():
-        return format_of_name(name) == "jsonl"
     return first.rstrip().endswith("}") and re.match(r"\s*\{", rest) is not None
 
 

@@ -305,6 +305,9 @@ def test_lines_are_structures_and_a_broken_one_is_a_failure() -> None:
         assert [f.index for f in failures] == [4, 6]
         assert "JSON is broken at column" in failures[0].error and "no JSON object" in failures[1].error
     assert one(lines[3], "x.jsonl").n_atoms == 3
+    # A broken first line hides none of the others.
+    structures, failures = read(f"{lines[3][:40]}\n{lines[3]}\n", "x.jsonl")
+    assert [s.index for s in structures] == [1] and [f.index for f in failures] == [0]
     # One structure over many lines is JSON whatever its first line looks like.
     assert one(json.dumps(crystal(1, 3).as_dict(), indent=1)).n_atoms == 3
 
