@@ -63,7 +63,9 @@ def _verb(module: str, name: str) -> Verb:
 
 def _score(verbs: argparse._SubParsersAction) -> None:
     score = verbs.add_parser("score", help="U_Delta, the verdict and the atoms that cause it, for structure files")
-    score.add_argument("files", nargs="+", metavar="FILE", help="CIF, POSCAR, xyz or extxyz; - reads standard input")
+    score.add_argument(
+        "files", nargs="+", metavar="FILE", help="CIF, POSCAR, xyz, extxyz or JSON; - reads standard input"
+    )
     _model_options(score)
     _charge_and_spin(score)
     _json(score)
@@ -122,7 +124,9 @@ def _or_none(kind: Callable[[str], Any]) -> Callable[[str], Any]:
 
 def _motion(parser: argparse.ArgumentParser, task: str) -> None:
     """What `md`, `relax` and `mts-advisor` have in common. Options left out keep the default of the task."""
-    parser.add_argument("files", nargs="+", metavar="FILE", help="CIF, POSCAR, xyz or extxyz; - reads standard input")
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help="CIF, POSCAR, xyz, extxyz or JSON; - reads standard input"
+    )
     _model_options(parser)
     _charge_and_spin(parser)
     parser.add_argument("--seed", type=int, default=0, help="of velocities and noise (default 0)")
@@ -217,7 +221,9 @@ def _attack(verbs: argparse._SubParsersAction) -> None:
     attack = verbs.add_parser(
         "attack", help="structures on which the two forces disagree most, ready for DFT and fine-tuning"
     )
-    attack.add_argument("files", nargs="+", metavar="FILE", help="CIF, POSCAR, xyz or extxyz; - reads standard input")
+    attack.add_argument(
+        "files", nargs="+", metavar="FILE", help="CIF, POSCAR, xyz, extxyz or JSON; - reads standard input"
+    )
     _model_options(attack)
     _charge_and_spin(attack)
     attack.add_argument("--seed", type=int, default=0, help="of the random displacements (default 0)")
@@ -486,7 +492,9 @@ def _generations(verbs: argparse._SubParsersAction) -> None:
     loop = verbs.add_parser(
         "generations", help="attack, label, fine-tune, attack again, and measure whether the model became more stable"
     )
-    loop.add_argument("files", nargs="+", metavar="FILE", help="CIF, POSCAR, xyz or extxyz; - reads standard input")
+    loop.add_argument(
+        "files", nargs="+", metavar="FILE", help="CIF, POSCAR, xyz, extxyz or JSON; - reads standard input"
+    )
     loop.add_argument(
         "--base", metavar="ID", help="the model to begin with, by its name or path (default: an embedded one that fits)"
     )
@@ -539,7 +547,7 @@ def _stability(verbs: argparse._SubParsersAction) -> None:
         "stability", help="drift, errors and relaxation of several models from the same structures and seeds"
     )
     stability.add_argument(
-        "files", nargs="+", metavar="FILE", help="CIF, POSCAR, xyz or extxyz; - reads standard input"
+        "files", nargs="+", metavar="FILE", help="CIF, POSCAR, xyz, extxyz or JSON; - reads standard input"
     )
     stability.add_argument(
         "--models",
@@ -583,7 +591,9 @@ def _ensemble(verbs: argparse._SubParsersAction) -> None:
     ensemble = verbs.add_parser(
         "ensemble", help="U_Delta of one model beside the spread of several, each with what it costs"
     )
-    ensemble.add_argument("files", nargs="+", metavar="FILE", help="CIF, POSCAR, xyz or extxyz; - reads standard input")
+    ensemble.add_argument(
+        "files", nargs="+", metavar="FILE", help="CIF, POSCAR, xyz, extxyz or JSON; - reads standard input"
+    )
     ensemble.add_argument(
         "--models",
         metavar="ID,ID,...",
@@ -617,7 +627,9 @@ def _report(verbs: argparse._SubParsersAction) -> None:
     report = verbs.add_parser(
         "report", help="is the model conservative here? lambda, closed loops, jumps, copies, drift, in plain words"
     )
-    report.add_argument("files", nargs="+", metavar="FILE", help="CIF, POSCAR, xyz or extxyz; - reads standard input")
+    report.add_argument(
+        "files", nargs="+", metavar="FILE", help="CIF, POSCAR, xyz, extxyz or JSON; - reads standard input"
+    )
     _model_options(report)
     # Differences of energies and of forces need it.
     report.set_defaults(dtype="float64")

@@ -18,7 +18,7 @@ from fdcore.errors import UsageError
 from fdcore.human import duration
 from fdcore.models.base import file_sha256
 from fdcore.screening.chunks import list_chunks
-from fdcore.screening.parts import TABLE_CSV, TABLE_PARQUET
+from fdcore.screening.results import TABLE_CSV, TABLE_PARQUET
 from fdcore.screening.rows import bin_edges
 from fdcore.screening.scoring import How
 from fdcore.screening.screen import Order, Standing, devices, screen

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from fdcore.errors import StoreError
 from fdcore.screening import rows, scoring
 from fdcore.screening.chunks import Chunk
-from fdcore.screening.parts import Parts
+from fdcore.screening.results import Results
 from fdcore.screening.reading import ReadChunk, chunk_key, read_chunk
 from fdcore.screening.scoring import How
 from fdcore.store.chunks import ChunkBook, Taken
@@ -56,14 +56,14 @@ class Hand:
     def __init__(
         self,
         book: ChunkBook,
-        parts: Parts,
+        results: Results,
         holder: str,
         how: How,
         *,
         silent_seconds: float = 30.0,
         limits: Limits = Limits(),
     ) -> None:
-        self._book, self._parts, self._holder, self._how = book, parts, holder, how
+        self._book, self._results, self._holder, self._how = book, results, holder, how
         self._silent, self._limits = silent_seconds, limits
         # One child: this hand reads one chunk at a time.
         self._pool = Pool(1)
@@ -101,20 +101,20 @@ class Hand:
             return None
         began = time.perf_counter()
         chunk = Chunk.from_json(taken.body)
-        key = self._parts.key(chunk_key(chunk))
-        read = None if self._parts.there(key) else read_chunk(chunk, self._limits, self._pool)
+        key = self._results.key(chunk_key(chunk))
+        read = None if self._results.there(key) else read_chunk(chunk, self._limits, self._pool)
         if read is not None:
             # Its content as it was read: a file may have changed in between.
-            key = self._parts.key(read.key)
+            key = self._results.key(read.key)
         return _Ready(taken, key, read, time.perf_counter() - began)
 
     def _chunk(self, model: Model, ready: _Ready, should_stop: Callable[[], bool]) -> Iterator[Moved]:
         number, began = ready.taken.number, time.perf_counter()
         if ready.read is None:
-            scored, failed, digest = self._parts.summary(ready.key)
+            scored, failed, digest = self._results.summary(ready.key)
         else:
             careful = ready.taken.tries >= scoring.CAREFUL_FROM
-            watch = scoring.Watch(self._parts.watched(ready.key)) if careful else None
+            watch = scoring.Watch(self._results.watched(ready.key)) if careful else None
             work = scoring.score(model, ready.read.items, self._how, watch)
             told = 0
             while True:
@@ -127,7 +127,7 @@ class Hand:
                 told = done
                 if should_stop():
                     return
-            self._parts.write(ready.key, made)
+            self._results.write(ready.key, made)
             failed = sum(row["verdict"] == "failed" for row in made)
             scored, digest = len(made) - failed, rows.digest(made)
         seconds = ready.seconds + time.perf_counter() - began

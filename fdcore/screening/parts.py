@@ -1,123 +1,197 @@
-"""The table of a screening on disk: one Parquet file per chunk, written whole or not at all and never changed; put together in the end.
-
-A part is named by the content of its chunk and the settings, so that a part that is there is the answer, whoever made it and when.
-"""
+"""A file's parts: where in it whole structures begin and end, found without holding it in memory."""
 
 from __future__ import annotations
 
-import hashlib
+import codecs
+import io
 import os
-import secrets
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator
+from itertools import chain, islice
+from typing import BinaryIO, Literal, NamedTuple
 
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
+from fdcore.errors import StructureError
+from fdcore.screening import parquet
+from fdcore.structures import Limits
+from fdcore.structures.ase_database import MAGIC, count_rows
 
-from fdcore.errors import StoreError
-from fdcore.screening.rows import SCHEMA, Row, digest, table
-
-PARTS, TABLE_PARQUET, TABLE_CSV = "parts", "results.parquet", "results.csv"
-
-
-class Parts:
-    """The parts in one folder, of chunks scored with one set of settings."""
-
-    def __init__(self, folder: Path, settings_sha256: str) -> None:
-        self.folder = folder / PARTS
-        self._settings = settings_sha256
-        self.folder.mkdir(parents=True, exist_ok=True)
-
-    def key(self, chunk_key: str) -> str:
-        """The name of the part of a chunk with this content."""
-        return hashlib.sha256(f"{self._settings}:{chunk_key}".encode()).hexdigest()
-
-    def path(self, key: str) -> Path:
-        # Folders of 256, so that a million parts do not lie in one.
-        return self.folder / key[:2] / f"{key}.parquet"
-
-    def watched(self, key: str) -> Path:
-        """Where it is written down which structure of a chunk is being evaluated."""
-        return self.folder / f"{key}.watched"
-
-    def there(self, key: str) -> bool:
-        return self.path(key).is_file()
-
-    def write(self, key: str, rows: list[Row]) -> None:
-        """Complete on disk before it has its name. StoreError where there is no room."""
-        path = self.path(key)
-        new = path.with_name(f".{key}.{secrets.token_hex(4)}")
-        try:
-            path.parent.mkdir(exist_ok=True)
-            pq.write_table(table(rows), new, compression="zstd")
-            with new.open("rb+") as file:
-                os.fsync(file.fileno())
-            new.replace(path)
-        except OSError as error:
-            new.unlink(missing_ok=True)
-            raise StoreError(
-                f"A part of the table could not be written ({error.strerror or error}).",
-                "Make room, then repeat the command: it goes on from what is there.",
-            ) from error
-        self.watched(key).unlink(missing_ok=True)
-
-    def read(self, key: str, columns: list[str] | None = None) -> pa.Table:
-        """StoreError where the part is gone or damaged."""
-        try:
-            return pq.read_table(self.path(key), columns=columns)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise StoreError(
-                f"The part {key[:12]} of the table cannot be read ({error}).",
-                "Delete that file and repeat the command: its chunk is scored again.",
-            ) from error
-
-    def summary(self, key: str) -> tuple[int, int, dict[str, Any]]:
-        """(scored, failed, digest) of a part that is there."""
-        rows = self.read(key).to_pylist()
-        failed = sum(row["verdict"] == "failed" for row in rows)
-        return len(rows) - failed, failed, dict(digest(rows))
+Form = Literal["file", "frames", "lines", "rows", "table"]
+# A part ends here even if it holds fewer structures: an atom takes 8 bytes or more, so this is within the readers' limit on atoms.
+PART_BYTES = 6_000_000
+# So much of a line is looked at together.
+_LINE = 1 << 16
 
 
-def put_together(tables: Iterable[pa.Table], folder: Path) -> int:
-    """Both files of the whole table from its parts, in their order and with no more than one part in memory; returns the number of rows.
-    Neither file is there before it is complete."""
-    new = [folder / f".{name}.{secrets.token_hex(4)}" for name in (TABLE_PARQUET, TABLE_CSV)]
-    count = 0
+class Part(NamedTuple):
+    """start, stop: bytes for `file`, `frames` and `lines`, else rows. first: the place of its first structure. structures: how many, as far
+    as they can be told without reading them; size: about how many bytes of memory its content takes."""
+
+    form: Form
+    start: int
+    stop: int
+    first: int
+    structures: int
+    size: int
+
+
+class _Span(NamedTuple):
+    """Whole structures that follow each other: bytes start..stop, so many structures from `first` on."""
+
+    start: int
+    stop: int
+    first: int
+    structures: int
+
+
+def parts_of(path: str, size: int) -> Iterator[Part]:
+    """The parts of a file, of about `size` structures each; a small file is one. Raises OSError."""
+    suffix = os.path.splitext(path)[1].lower()
+    with open(path, "rb") as stream:
+        there = os.fstat(stream.fileno()).st_size
+        if suffix in _TEXTS:
+            form, scan = _TEXTS[suffix]
+            yield from _texts(form, scan(stream, there), there, size)
+            return
+        magic = stream.read(len(MAGIC))
+    if magic == MAGIC:
+        yield from _rows("rows", path, there, size)
+    elif magic.startswith(parquet.MAGIC):
+        yield from _rows("table", path, there, size)
+    else:
+        yield _whole(there, _guess(suffix, there))
+
+
+def singly(form: Form, data: bytes) -> list[tuple[int, int]]:
+    """Start and stop of each structure within the bytes of a part of frames or lines; what follows a tear is one."""
+    scan = _frames if form == "frames" else _lines
+    return [(span.start, span.stop) for span in scan(io.BytesIO(data), len(data))]
+
+
+def _whole(there: int, count: int) -> Part:
+    return Part("file", 0, there, 0, count, there)
+
+
+def _guess(suffix: str, there: int) -> int:
+    """Structures in a small file whose content is not looked at; a large JSON is a list of them."""
+    return max(1, there // 5_000) if suffix == ".json" and there > 1_000_000 else 1
+
+
+def _texts(form: Form, spans: Iterator[_Span], there: int, size: int) -> Iterator[Part]:
+    """Parts of many structures each; a file that would be one part, or is short and torn, is read as any file that is brought alone."""
+    gathered = _gathered(spans, size)
+    head = list(islice(gathered, 3))
+    torn = len(head) == 2 and not head[1].structures and there <= PART_BYTES
+    if len(head) < 2 or torn:
+        yield _whole(there, max(1, sum(max(1, span.structures) for span in head)))
+        return
+    for span in chain(head, gathered):
+        yield Part(form, span.start, span.stop, span.first, max(1, span.structures), span.stop - span.start)
+
+
+def _gathered(spans: Iterator[_Span], size: int) -> Iterator[_Span]:
+    """Single structures joined to about `size`, a short rest with those before it; what follows a tear stays alone."""
+    before: _Span | None = None
+    now: _Span | None = None
+    for span in spans:
+        if now is not None and (not span.structures or now.structures >= size or span.stop - now.start > PART_BYTES):
+            if before is not None:
+                yield before
+            before, now = now, None
+        now = span if now is None else _joined(now, span)
+    if before is not None and now is not None:
+        if 0 < now.structures <= size // 2 and now.stop - before.start <= PART_BYTES:
+            now = _joined(before, now)
+        else:
+            yield before
+    if now is not None:
+        yield now
+
+
+def _joined(a: _Span, b: _Span) -> _Span:
+    return _Span(a.start, b.stop, a.first, a.structures + b.structures)
+
+
+def _frames(stream: BinaryIO, there: int) -> Iterator[_Span]:
+    """Each frame of an xyz file by the number that it begins with; where that is none, or lines are missing, the rest with 0 structures."""
+    at = first = 0
+    readline = stream.readline
+    while True:
+        line = readline(_LINE)
+        if not line:
+            return
+        token = line.strip()
+        if not token:
+            at += len(line)
+            continue
+        token = token.removeprefix(b"+")
+        n = int(token) if token.isdigit() and len(token) < 10 and len(line) < _LINE else -1
+        stop = _behind(readline, at + len(line), n + 1) if n >= 0 else None
+        if stop is None:
+            yield _Span(at, there, first, 0)
+            return
+        yield _Span(at, stop, first, 1)
+        at, first = stop, first + 1
+
+
+def _behind(readline: Callable[[int], bytes], at: int, lines: int) -> int | None:
+    """The place behind so many lines; None where they are not there."""
+    for _ in range(lines):
+        line = readline(_LINE)
+        if not line:
+            return None
+        at += len(line)
+        while len(line) == _LINE and line[-1] != 10:
+            line = readline(_LINE)
+            at += len(line)
+    return at
+
+
+def _lines(stream: BinaryIO, there: int) -> Iterator[_Span]:
+    """Each line that is not blank; the whole of a text of two bytes a letter, whose lines do not end where they seem to."""
+    at = first = 0
+    if stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        yield _Span(0, there, 0, 0)
+        return
+    stream.seek(0)
+    while at < there:
+        line = stream.readline(_LINE)
+        if not line:
+            return
+        stop, blank = at + len(line), not line.strip()
+        while len(line) == _LINE and line[-1] != 10:
+            line = stream.readline(_LINE)
+            stop += len(line)
+            blank = blank and not line.strip()
+        if not blank:
+            yield _Span(at, stop, first, 1)
+            first += 1
+        at = stop
+
+
+_TEXTS: dict[str, tuple[Form, Callable[[BinaryIO, int], Iterator[_Span]]]] = {
+    ".xyz": ("frames", _frames),
+    ".extxyz": ("frames", _frames),
+    ".jsonl": ("lines", _lines),
+    ".ndjson": ("lines", _lines),
+}
+
+
+def _rows(form: Form, path: str, there: int, size: int) -> Iterator[Part]:
     try:
-        with (
-            pq.ParquetWriter(new[0], SCHEMA, compression="zstd") as parquet,
-            pyarrow.csv.CSVWriter(new[1], SCHEMA) as csv,
-        ):
-            for several in _gathered(tables):
-                parquet.write_table(several, row_group_size=GROUP)
-                csv.write_table(several)
-                count += len(several)
-        for made, name in zip(new, (TABLE_PARQUET, TABLE_CSV), strict=True):
-            made.replace(folder / name)
-    finally:
-        for made in new:
-            made.unlink(missing_ok=True)
-    return count
-
-
-# Rows of a row group: what a reader that filters has to look at.
-GROUP = 20_000
-
-
-def _gathered(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows in larger tables, cut at the same places however the parts were cut."""
-    held: list[pa.Table] = []
-    count = 0
-    for part in tables:
-        held.append(part)
-        count += len(part)
-        if count >= GROUP:
-            whole = pa.concat_tables(held)
-            while len(whole) >= GROUP:
-                yield whole.slice(0, GROUP)
-                whole = whole.slice(GROUP)
-            held, count = [whole], len(whole)
-    if count:
-        yield pa.concat_tables(held)
+        if form == "rows":
+            count, taken = count_rows(path, Limits()), there
+        else:
+            count, taken = parquet.count_rows(path)
+    except StructureError:
+        # Its reason is told where it is read.
+        yield Part(form, 0, 1, 0, 1, 0)
+        return
+    each = max(1, taken // max(1, count))
+    step = max(1, min(size, PART_BYTES // each))
+    start = 0
+    while start < count or count == 0:
+        # As with texts, a short rest belongs to the part before it.
+        stop = count if count - start <= step + step // 2 else start + step
+        yield Part(form, start, stop, start, stop - start, (stop - start) * each)
+        start = stop
+        if count == 0:
+            return

@@ -71,7 +71,7 @@ def main() -> None:
 def _work(order: dict[str, Any], tell: Any, stop: threading.Event) -> None:
     from fdcore.models import load_model
     from fdcore.screening.hand import Hand
-    from fdcore.screening.parts import Parts
+    from fdcore.screening.results import Results
     from fdcore.screening.place import book_of
     from fdcore.screening.scoring import How
 
@@ -82,7 +82,7 @@ def _work(order: dict[str, Any], tell: Any, stop: threading.Event) -> None:
     book = book_of(folder, order["database_url"], order["screen"])
     hand = Hand(
         book,
-        Parts(folder, order["settings_sha256"]),
+        Results(folder, order["settings_sha256"]),
         order["holder"],
         How(**order["how"]),
         silent_seconds=configuration.from_environment().dead_after_seconds,

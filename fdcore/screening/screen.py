@@ -25,7 +25,7 @@ from fdcore.errors import ComputeError, FdcoreError, UsageError
 from fdcore.records import Failure
 from fdcore.screening import listing, place
 from fdcore.screening.chunks import Chunk
-from fdcore.screening.parts import Parts, put_together
+from fdcore.screening.results import Results, put_together
 from fdcore.screening.process import order_of
 from fdcore.screening.scoring import How
 from fdcore.screening.summary import SUMMARY, summary_of
@@ -86,7 +86,7 @@ def screen(order: Order, should_stop: Callable[[], bool] = lambda: False) -> Ite
     name = place.described(order.folder, settings)
     book = place.book_of(order.folder, order.database_url, name)
     book.open(place.sha256_of(settings))
-    parts = Parts(order.folder, place.sha256_of(settings))
+    results = Results(order.folder, place.sha256_of(settings))
     silent = configuration.from_environment().dead_after_seconds
     holder = f"{socket.gethostname()}-{os.getpid()}"
     began = time.time()
@@ -113,17 +113,17 @@ def screen(order: Order, should_stop: Callable[[], bool] = lambda: False) -> Ite
     finally:
         crew.stop()
     count = book.count()
-    put_together(tables(book, parts), order.folder)
+    put_together(tables(book, results), order.folder)
     summary = summary_of(book, settings, {"seconds": time.time() - began, "processes": len(order.devices)})
     (order.folder / SUMMARY).write_text(json.dumps(summary, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
     if count.complete:
         book.leave()
 
 
-def tables(book: ChunkBook, parts: Parts) -> Iterator[pa.Table]:
+def tables(book: ChunkBook, results: Results) -> Iterator[pa.Table]:
     """The parts that are there, in the order of the listing."""
     for _, key, body, _ in book.done():
-        yield listing.unlisted(body) if key == listing.UNLISTED else parts.read(key)
+        yield listing.unlisted(body) if key == listing.UNLISTED else results.read(key)
 
 
 def _standing(count: Count, done: int, rate: float | None, crew: _Crew) -> Standing:

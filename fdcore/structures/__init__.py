@@ -1,4 +1,4 @@
-"""Structures from files and pastes: CIF, POSCAR/CONTCAR, xyz and extxyz; one parse, one validation, all of it bounded.
+"""Structures from files and pastes: CIF, POSCAR/CONTCAR, xyz, extxyz, JSON; one parse, one validation, all of it bounded.
 
 Files are parsed in a child process with limits on time, memory and size, so that a hostile file costs its own reader and
 nothing else. Each file or frame that cannot be read becomes a `Failure` with the reason and the next step.

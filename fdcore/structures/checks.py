@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from ase.data import chemical_symbols
 
-from fdcore.errors import GeometryError, LimitError
+from fdcore.errors import FormatError, GeometryError, LimitError
 from fdcore.records import FloatArray, Structure
 from fdcore.structures.limits import Limits
 from fdcore.structures.periodic import closest_distance, shortest_lattice_vector
-from fdcore.structures.text import capital, plural
+from fdcore.structures.text import capital, plural, quote
 
 # No matter has less room per atom (solid hydrogen at 500 GPa: about 1.2 Å^3), and no period is shorter (H2: 0.74 Å).
 MIN_VOLUME_PER_ATOM_A3 = 0.5
@@ -21,6 +22,9 @@ MAX_CELL_LENGTH_A = 5_000.0
 MAX_COORDINATE_A = 100_000.0
 # Volume over the product of the three lengths: 1 for a box, 0.5 for fcc's primitive cell, 0 for a flat one.
 MIN_CELL_FULLNESS = 1e-3
+ORDER_IT = "Choose one ordering (e.g. pymatgen's OrderDisorderedStructureTransformation, or supercell) and bring that."
+# Sites below hold an atom only in part of the cells.
+FULL_OCCUPANCY = 0.995
 MAX_CHARGE = 500
 MAX_SPIN = 500
 
@@ -140,6 +144,13 @@ def _check_charge_spin(structure: Structure) -> None:
             f"A spin multiplicity of {structure.spin} is not possible.",
             "Give 2S + 1: 1 for closed shells, 2 for a radical, 3 for a triplet.",
         )
+
+
+def refuse_partly_occupied(labels: Sequence[str]) -> None:
+    """Raise FormatError where there are such sites; `labels` are their names."""
+    if labels:
+        shown = ", ".join(labels[:5]) + (" …" if len(labels) > 5 else "")
+        raise FormatError(f"{plural(len(labels), 'partly occupied site')}: {quote(shown, 60)}.", ORDER_IT)
 
 
 def _atom(structure: Structure, i: int) -> str:

@@ -34,7 +34,7 @@ def main() -> None:
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     # Imported before "ready", so that no file pays for it.
-    from fdcore.structures import cif, outcar, poscar, vasprun, xyz  # noqa: F401 - cif brings scipy.spatial too
+    from fdcore.structures import cif, json_text, outcar, poscar, vasprun, xyz  # noqa: F401 - cif brings scipy.spatial too
 
     # The parent that is gone needs no answer.
     with contextlib.suppress(BrokenPipeError):

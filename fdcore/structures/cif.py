@@ -10,12 +10,10 @@ import numpy as np
 
 from fdcore.errors import FormatError, GeometryError, LimitError, StructureError
 from fdcore.records import Failure, FloatArray, Structure
-from fdcore.structures.checks import check_cell
+from fdcore.structures.checks import FULL_OCCUPANCY, ORDER_IT, check_cell, refuse_partly_occupied
 from fdcore.structures.limits import Limits
 from fdcore.structures.symmetry import Sites, expand, merge_duplicates, operations, value_of
 from fdcore.structures.text import HEAVY_HYDROGEN, element, plural, quote
-
-FULL_OCCUPANCY = 0.995
 
 
 def read_cif(text: str, limits: Limits) -> Iterator[Structure | Failure]:
@@ -200,19 +198,14 @@ def _really_there(block: gemmi.cif.Block, labels: list[str], warnings: list[str]
     if flags and len(flags) == n:
         keep &= np.array([f.lower() != "dum" for f in flags])
     partial = [labels[i] for i in np.flatnonzero(keep & ((occupancy < FULL_OCCUPANCY) | (occupancy > 1.05)))]
-    advice = (
-        "Choose one ordering (e.g. pymatgen's OrderDisorderedStructureTransformation, or supercell) and bring that."
-    )
-    if partial:
-        shown = ", ".join(partial[:5]) + (" …" if len(partial) > 5 else "")
-        raise FormatError(f"{plural(len(partial), 'partly occupied site')}: {quote(shown, 60)}.", advice)
+    refuse_partly_occupied(partial)
     groups = _column(block, "disorder_group")
     if groups and len(groups) == n:
         named = {g for g, k in zip(groups, keep, strict=True) if k and g not in (".", "?", "0", "")}
         if len(named) > 1:
             shown = [lab for lab, g in zip(labels, groups, strict=True) if g in named][:5]
             raise FormatError(
-                f"The CIF is disordered: {quote(', '.join(shown), 60)} have alternative positions.", advice
+                f"The CIF is disordered: {quote(', '.join(shown), 60)} have alternative positions.", ORDER_IT
             )
     if not keep.all():
         warnings.append(f"left out {plural(int((~keep).sum()), 'empty or dummy site')}")

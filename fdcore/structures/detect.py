@@ -10,12 +10,12 @@ from typing import Literal, NoReturn
 from fdcore.errors import FormatError
 from fdcore.structures.text import number, quote
 
-Format = Literal["cif", "poscar", "xyz", "vasprun", "outcar"]
+Format = Literal["cif", "poscar", "xyz", "vasprun", "outcar", "json", "jsonl"]
 
 SAVE_AS = "Save it as CIF or extxyz"
 CONVERT = SAVE_AS + ", e.g. with `ase convert {name} structure.extxyz`."
 FROM_PROGRAM = SAVE_AS + " from the program that wrote it."
-CHOICES = "CIF, POSCAR/CONTCAR, xyz, extxyz, vasprun.xml, OUTCAR and ASE databases (.db) are read here."
+CHOICES = "CIF, POSCAR/CONTCAR, xyz, extxyz, JSON and JSONL (pymatgen, OPTIMADE, ASE), vasprun.xml, OUTCAR and ASE databases (.db) are read here."
 
 _NAMES: dict[str, Format] = {
     "cif": "cif",
@@ -25,6 +25,9 @@ _NAMES: dict[str, Format] = {
     "vasp": "poscar",
     "xyz": "xyz",
     "extxyz": "xyz",
+    "json": "json",
+    "jsonl": "jsonl",
+    "ndjson": "jsonl",
 }
 
 # First bytes -> (what it is, what to do).
@@ -66,8 +69,6 @@ _TEXTS: tuple[tuple[re.Pattern[str], str, str], ...] = tuple(
     for pattern, what, hint in (
         (r"\A\s*(<!doctype html|<html|<head|<body)", "a web page", "Use the page's download button instead of saving the page."),
         (r"\A\s*<", "an XML file", CONVERT),
-        (r"\A\s*[\[{]", "JSON (perhaps a pymatgen or ASE dictionary)",
-         f"{SAVE_AS}, e.g. with `Structure.from_file('{{name}}').to(filename='structure.cif')`."),
         (r"\A(.*\n){4,12}\s*Direct configuration=", "an XDATCAR trajectory", CONVERT),
         (r"^@<TRIPOS>", "a mol2 file", FROM_PROGRAM),
         (r"\A(.*\n){3}.*V[23]000", "a mol or sdf file", CONVERT),
@@ -118,6 +119,8 @@ def detect(text: str, name: str) -> Format:
     for pattern, form in _OUTPUTS:
         if pattern.search(short):
             return form
+    if re.match(r"\s*[\[{]", text):
+        return "jsonl" if _lines_of_json(text, name) else "json"
     for pattern, what, hint in _TEXTS:
         if pattern.search(short):
             _refuse(what, hint, name)
@@ -183,6 +186,14 @@ def _looks_like_xyz(lines: list[str]) -> bool:
         return False
     rest = [line for line in lines[first + 2 :] if line.strip()]
     return not rest or len(rest[0].split()) >= 4
+
+
+def _lines_of_json(text: str, name: str) -> bool:
+    """Whether each line is an object of its own: by the name, since the first line may be broken; else by that line's end."""
+    if format_of_name(name) == "jsonl":
+        return True
+    first, _, rest = text.lstrip().partition("\n")
+    return first.rstrip().endswith("}") and re.match(r"\s*\{", rest) is not None
 
 
 def _bare_atom_lines(lines: list[str]) -> bool:

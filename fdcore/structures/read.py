@@ -15,8 +15,6 @@ from fdcore.structures.detect import CHOICES, Format, detect, format_of_name, re
 from fdcore.structures.limits import Limits, Source
 from fdcore.structures.text import clean_name, decode
 
-# Beyond this many broken frames of one file, one line stands for the rest.
-MAX_FAILURES = 100
 _FORMATS: dict[str, Format] = {
     "cif": "cif",
     "poscar": "poscar",
@@ -26,6 +24,8 @@ _FORMATS: dict[str, Format] = {
     "extxyz": "xyz",
     "vasprun": "vasprun",
     "outcar": "outcar",
+    "json": "json",
+    "jsonl": "jsonl",
 }
 _WORDS: dict[Format, str] = {
     "cif": "a CIF",
@@ -33,6 +33,8 @@ _WORDS: dict[Format, str] = {
     "xyz": "xyz",
     "vasprun": "a vasprun.xml",
     "outcar": "an OUTCAR",
+    "json": "JSON",
+    "jsonl": "lines of JSON",
 }
 
 
@@ -44,40 +46,41 @@ def read_source(source: Source, limits: Limits) -> tuple[list[Structure], list[F
     left_out = atoms = 0
     try:
         for item in _quietly(_frames(source, limits)):
-            try:
-                if isinstance(item, Structure):
-                    atoms += item.n_atoms
-                    if atoms > limits.max_total_atoms:
-                        raise _TooManyAtoms(limits)
-                    structures.append(replace(validate(item, limits), file=name))
-                    continue
-                failure = replace(item, file=name)
-            except _TooManyAtoms:
-                raise
-            except StructureError as error:
-                failure = Failure(name, error.message, error.hint, item.index)
-            if len(failures) < MAX_FAILURES:
-                failures.append(failure)
+            if isinstance(item, Structure):
+                atoms += item.n_atoms
+                if atoms > limits.max_total_atoms:
+                    raise LimitError(
+                        f"More than {limits.max_total_atoms:,} atoms in all frames together; the rest was left out.",
+                        "Bring fewer frames at a time.",
+                    )
+            item = checked(item, name, limits)
+            if isinstance(item, Structure):
+                structures.append(item)
+            elif len(failures) < limits.max_failures:
+                failures.append(item)
             else:
                 left_out += 1
-        if not structures and not failures:
+        if not structures and not failures and source.first is None:
             raise FormatError("The file holds no structure.", "Save it again with its atoms.")
     except StructureError as error:
         # The frames before it stay; where there are none, it is the file that failed.
-        index = len(structures) + len(failures) + left_out if structures or failures else None
+        done = len(structures) + len(failures) + left_out
+        index = done + (source.first or 0) if done else source.first
         failures.append(Failure(name, error.message, error.hint, index))
     except MemoryError:
         structures.clear()
-        failures = [Failure(name, "Reading the file takes more memory than is allowed.", "Split the file.")]
+        error = "Reading the file takes more memory than is allowed."
+        failures = [Failure(name, error, "Split the file.", source.first)]
     except Exception as error:
         failures.append(
             Failure(
                 name,
                 f"The file could not be read ({type(error).__name__}).",
                 f"Save it again as CIF or extxyz. {CHOICES}",
+                source.first,
             )
         )
-    if not structures and len(failures) == 1:
+    if not structures and len(failures) == 1 and source.first is None:
         # A file of one structure that failed: it is the file that failed.
         failures = [replace(failures[0], index=None)]
     if left_out:
@@ -87,18 +90,20 @@ def read_source(source: Source, limits: Limits) -> tuple[list[Structure], list[F
     return structures, failures
 
 
+def checked(item: Structure | Failure, name: str, limits: Limits) -> Structure | Failure:
+    """What a reader gave, validated and with the name of its file."""
+    if isinstance(item, Failure):
+        return replace(item, file=name)
+    try:
+        return replace(validate(item, limits), file=name)
+    except StructureError as error:
+        return Failure(name, error.message, error.hint, item.index)
+
+
 def _quietly(items: Iterator[Structure | Failure]) -> Iterator[Structure | Failure]:
     """Without NumPy's warnings: absurd numbers are for the validation to refuse, not for the log."""
     with np.errstate(all="ignore"):
         yield from items
-
-
-class _TooManyAtoms(LimitError):
-    def __init__(self, limits: Limits) -> None:
-        super().__init__(
-            f"More than {limits.max_total_atoms:,} atoms in all frames together; the rest was left out.",
-            "Bring fewer frames at a time.",
-        )
 
 
 def _frames(source: Source, limits: Limits) -> Iterator[Structure | Failure]:
@@ -125,15 +130,19 @@ def _frames(source: Source, limits: Limits) -> Iterator[Structure | Failure]:
         if spoken and spoken != form
         else ()
     )
-    for item in _read(form, text, limits):
+    for item in _read(form, text, limits, source.first):
         yield replace(item, warnings=(*item.warnings, *warning)) if warning and isinstance(item, Structure) else item
 
 
-def _read(form: Format, text: str, limits: Limits) -> Iterator[Structure | Failure]:
+def _read(form: Format, text: str, limits: Limits, first: int | None) -> Iterator[Structure | Failure]:
     if form == "xyz":
         from fdcore.structures.xyz import read_xyz
 
-        yield from read_xyz(text, limits)
+        yield from read_xyz(text, limits, first)
+    elif form in ("json", "jsonl"):
+        from fdcore.structures.json_text import read_json, read_jsonl
+
+        yield from read_json(text, limits) if form == "json" else read_jsonl(text, limits, first or 0)
     elif form == "poscar":
         from fdcore.structures.poscar import read_poscar
 

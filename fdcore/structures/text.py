@@ -19,6 +19,7 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+_CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x19\x1b-\x1f\x7f-\x9f\ufffd]")
 _FORTRAN_EXPONENT = re.compile(r"(?<=[\d.])[dD](?=[+-]?\d)")
 HEAVY_HYDROGEN = {"D": 1, "T": 1}
 
@@ -89,8 +90,7 @@ def _decoded(data: bytes) -> str:
 
 def _share_of_control_characters(text: str) -> float:
     head = text[:20_000]
-    bad = sum(1 for c in head if (c < " " and c not in "\t\r\n\f\x1a") or "\x7f" <= c < "\xa0" or c == "\ufffd")
-    return bad / max(1, len(head))
+    return len(_CONTROL.findall(head)) / max(1, len(head))
 
 
 def number(token: str) -> float:

@@ -1,15 +1,16 @@
 """The contract between the app and the process that parses, and its encoding.
 
-Messages travel on pipes, one at a time, parent first:
+Messages travel on pipes, parent first:
 
 1. The child, once its imports are done, sends one message with the header {"ready": true}.
-2. The parent sends a request: header {"name", "format", "limits"}, body the file's bytes.
+2. The parent sends a request: header {"name", "format", "first", "limits"}, body the file's bytes. It may send the next ones before it has
+   the answer, as far as the pipe holds them; they are answered in order.
 3. The child answers every request with one message: header {"structures": [...], "failures": [...]}, body the arrays of the
    structures in order (numbers int64 (N,), positions (N, 3), cell (3, 3), then energy_eV (1,) and forces_eV_per_A (N, 3) where
    the header names them; float64, little-endian). Where labels tell their origin, the header holds it (provenance, as JSON); so it does
    what else the file says (tags).
 4. End of the child's input is its order to exit. A child that dies, hangs or sends anything else is killed and replaced; the
-   file it had becomes a Failure.
+   file whose answer was due becomes a Failure, and those behind it are sent again.
 
 A message is 4 bytes "FDS1", header length (uint32), body length (uint64), the header as JSON in UTF-8, the body. Nothing that
 arrives is executed: no pickle. The loop takes file objects, so tests need no process.
@@ -78,7 +79,8 @@ def _exactly(stream: BinaryIO, size: int, at_start: bool = False) -> bytes | Non
 
 
 def send_request(stream: BinaryIO, source: Source, limits: Limits) -> None:
-    send(stream, {"name": source.name, "format": source.format, "limits": asdict(limits)}, source.data)
+    header = {"name": source.name, "format": source.format, "first": source.first, "limits": asdict(limits)}
+    send(stream, header, source.data)
 
 
 def send_result(stream: BinaryIO, structures: list[Structure], failures: list[Failure]) -> None:
@@ -165,5 +167,5 @@ def serve(stdin: BinaryIO, stdout: BinaryIO, read: Reader, prepare: Callable[[Li
         header, data = message
         limits = Limits(**header["limits"])
         prepare(limits)
-        structures, failures = read(Source(header["name"], data, header["format"]), limits)
+        structures, failures = read(Source(header["name"], data, header["format"], header["first"]), limits)
         send_result(stdout, structures, failures)

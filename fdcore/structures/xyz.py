@@ -16,7 +16,7 @@ from fdcore.errors import FormatError, LimitError, StructureError
 from fdcore.records import Failure, FloatArray, Structure
 from fdcore.structures.limits import Limits
 from fdcore.structures.origin import provenance_of, tags_of
-from fdcore.structures.text import HEAVY_HYDROGEN, element, number, plural, quote, whole
+from fdcore.structures.text import HEAVY_HYDROGEN, capital, element, number, plural, quote, whole
 
 MAX_COMMENT = 100_000
 # Every repetition is bounded: a comment of unclosed brackets must not cost the square of its length.
@@ -48,6 +48,17 @@ class _Columns:
     own_result: bool = False
 
 
+@dataclass(frozen=True)
+class _Lines:
+    """How the atom lines of a frame are called: by their number in the file, or in the frame."""
+
+    first: int
+    of: str = ""
+
+    def __getitem__(self, offset: int) -> str:
+        return f"line {self.first + offset}{self.of}"
+
+
 @dataclass
 class _Frame:
     info: dict[str, str]
@@ -55,8 +66,9 @@ class _Frame:
     warnings: list[str] = field(default_factory=list)
 
 
-def read_xyz(text: str, limits: Limits) -> Iterator[Structure | Failure]:
-    """Each frame as a Structure, or a Failure that carries its index.
+def read_xyz(text: str, limits: Limits, first: int | None = None) -> Iterator[Structure | Failure]:
+    """Each frame as a Structure, or a Failure that carries its index; `first` is the index of the first frame of a part of a file, whose
+    lines are then counted within their frame.
 
     Raises FormatError or LimitError where the rest of the file cannot be read.
     """
@@ -64,60 +76,62 @@ def read_xyz(text: str, limits: Limits) -> Iterator[Structure | Failure]:
     end = len(lines)
     while end and not lines[end - 1].strip(" \t\f\x1a"):
         end -= 1
-    at, index = 0, 0
+    at, start = 0, first or 0
+    index = start
     while at < end:
         if not lines[at].strip():
             at += 1
             continue
-        if index >= limits.max_frames:
+        if index - start >= limits.max_frames:
             raise LimitError(
                 f"The file has more than {limits.max_frames:,} frames; the first {limits.max_frames:,} were read.",
                 "Thin it out, e.g. `ase convert -n ::10 FILE thinned.extxyz`, or split it.",
             )
-        n = _count(lines[at], at)
+        n = _count(lines[at], f"Line {at + 1}" if first is None else f"The first line of frame {index + 1:,}")
         there = end - at - 2
         if n > max(there, 0):
             # The comment line may be all that is left of the file's end.
             raise FormatError(
-                f"Frame {index + 1} declares {n:,} atoms, but only {plural(max(there, 0), 'line')} left: "
+                f"Frame {index + 1:,} declares {n:,} atoms, but only {plural(max(there, 0), 'line')} left: "
                 "the file is torn, or its count is wrong.",
                 "Correct the count in the frame's first line, or write the file again.",
             )
-        if n > limits.max_atoms:
-            raise LimitError(
-                f"Frame {index + 1} has {n:,} atoms; at most {limits.max_atoms:,} are read here.",
-                "Use a smaller cell or cut out the part of interest.",
-            )
         try:
-            yield _frame(lines[at + 1] if at + 1 < end else "", lines[at + 2 : at + 2 + n], at + 3, index)
+            if n > limits.max_atoms:
+                raise LimitError(
+                    f"Frame {index + 1:,} has {n:,} atoms; at most {limits.max_atoms:,} are read here.",
+                    "Use a smaller cell or cut out the part of interest.",
+                )
+            lead = _Lines(at + 3) if first is None else _Lines(3, f" of frame {index + 1:,}")
+            yield _frame(lines[at + 1] if at + 1 < end else "", lines[at + 2 : at + 2 + n], lead, index)
         except StructureError as error:
             yield Failure("", error.message, error.hint, index)
         at += 2 + n
         index += 1
 
 
-def _count(line: str, at: int) -> int:
+def _count(line: str, where: str) -> int:
     token = line.strip()
     if not re.fullmatch(r"\+?\d{1,18}", token):
         raise FormatError(
-            f"Line {at + 1} should hold a number of atoms but reads {quote(line)}.",
+            f"{where} should hold a number of atoms but reads {quote(line)}.",
             "The count of the frame before may not match its atom lines; each frame is: count, comment, atom lines.",
         )
     return int(token)
 
 
-def _frame(comment: str, rows: list[str], first_line: int, index: int) -> Structure:
+def _frame(comment: str, rows: list[str], lines: _Lines, index: int) -> Structure:
     frame = _head(comment)
     columns, warnings = frame.columns, frame.warnings
     tokens = [row.split() for row in rows]
     for offset, row in enumerate(tokens):
         if len(row) < columns.width:
             raise FormatError(
-                f"Line {first_line + offset} has {len(row)} columns, {columns.width} are needed: {quote(rows[offset])}.",
+                f"{capital(lines[offset])} has {len(row)} columns, {columns.width} are needed: {quote(rows[offset])}.",
                 "Check that the number of atoms is right and that no line is cut off.",
             )
-    positions = _numbers(tokens, columns.position, first_line, rows)
-    numbers = _species([row[columns.species] for row in tokens], columns.numeric, first_line, warnings)
+    positions = _numbers(tokens, columns.position, lines, rows)
+    numbers = _species([row[columns.species] for row in tokens], columns.numeric, lines, warnings)
     cell, pbc = _cell(frame.info, warnings)
     labels: dict[str, FloatArray | float | str] = {}
     energy = _first(frame.info, _ENERGY_KEYS)
@@ -131,7 +145,7 @@ def _frame(comment: str, rows: list[str], first_line: int, index: int) -> Struct
         else:
             warnings.append("the energy in the file is not a number: left out")
     if columns.forces is not None:
-        forces = _numbers(tokens, columns.forces, first_line, rows)
+        forces = _numbers(tokens, columns.forces, lines, rows)
         if np.isfinite(forces).all():
             labels["forces_eV_per_A"] = forces
         else:
@@ -198,7 +212,7 @@ def _columns(properties: str) -> _Columns:
     )
 
 
-def _numbers(tokens: list[list[str]], column: int, first_line: int, rows: list[str]) -> FloatArray:
+def _numbers(tokens: list[list[str]], column: int, lines: _Lines, rows: list[str]) -> FloatArray:
     try:
         return np.array([[float(t) for t in row[column : column + 3]] for row in tokens]).reshape(-1, 3)
     except ValueError:
@@ -209,19 +223,18 @@ def _numbers(tokens: list[list[str]], column: int, first_line: int, rows: list[s
             out[i] = [number(t) for t in row[column : column + 3]]
         except ValueError as error:
             raise FormatError(
-                f"Line {first_line + i} should hold three numbers but reads {quote(rows[i])}.",
+                f"{capital(lines[i])} should hold three numbers but reads {quote(rows[i])}.",
                 "Use a point as the decimal sign, and check that the number of atoms is right.",
             ) from error
     return out
 
 
-def _species(names: list[str], numeric: bool, first_line: int, warnings: list[str]) -> list[int]:
+def _species(names: list[str], numeric: bool, lines: _Lines, warnings: list[str]) -> list[int]:
     known = {name: _one_species(name, numeric) for name in dict.fromkeys(names)}
     unknown = [name for name, z in known.items() if z is None]
     if unknown:
-        line = first_line + names.index(unknown[0])
         raise FormatError(
-            f"{quote(unknown[0])} (line {line}) is no element.",
+            f"{quote(unknown[0])} ({lines[names.index(unknown[0])]}) is no element.",
             "Replace dummy atoms by elements or delete those lines.",
         )
     if any(name.strip().capitalize() in HEAVY_HYDROGEN for name in known):

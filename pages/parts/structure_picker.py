@@ -16,18 +16,24 @@ from pages.parts.words import plain, when
 LIMITS = services.Limits()
 MAX_FILE_MB = LIMITS.max_bytes // 1_000_000
 MOST_EARLIER = 8
-FORMATS = {"as what it looks like": None, "as CIF": "cif", "as POSCAR": "poscar", "as xyz or extended xyz": "extxyz"}
+FORMATS = {
+    "as what it looks like": None,
+    "as CIF": "cif",
+    "as POSCAR": "poscar",
+    "as xyz or extended xyz": "extxyz",
+    "as JSON (pymatgen, OPTIMADE, ASE)": "json",
+}
 
 
 def structure_picker() -> None:
     """Uploader, examples and a paste box; each of them takes new structures into use at once."""
     st.file_uploader(
-        f"CIF, POSCAR, xyz: up to {LIMITS.max_files} files, {LIMITS.max_atoms:,} atoms each",
+        f"CIF, POSCAR, xyz, JSON: up to {LIMITS.max_files} files, {LIMITS.max_atoms:,} atoms each",
         accept_multiple_files=True,
         max_upload_size=MAX_FILE_MB,
         key=_uploader_key(),
         on_change=_uploaded,
-        help=f"Extended xyz and plain xyz, one frame or many. At most {MAX_FILE_MB} MB per file and {LIMITS.max_frames:,} frames. "
+        help=f"Extended xyz and plain xyz, one frame or many; JSON of pymatgen, OPTIMADE or ASE. At most {MAX_FILE_MB} MB per file and {LIMITS.max_frames:,} frames. "
         "What is scored is kept with its run, for you alone, until you delete it on the Runs page.",
     )
     current = session.choice()

@@ -159,6 +159,28 @@ def test_standard_input(files):
     assert json.loads(done.stdout)["results"][0]["n_atoms"] == 8
 
 
+def test_json_and_lines_of_it_are_scored_like_the_same_structure(tmp_path):
+    atoms = bulk("NaCl", "rocksalt", a=5.7, cubic=True)
+    atoms.rattle(0.05, seed=1)
+    plain = {key: np.asarray(value).tolist() for key, value in atoms.todict().items()} | {"material_id": "mp-1"}
+    ase.io.write(tmp_path / "x.extxyz", atoms)
+    (tmp_path / "x.json").write_text(json.dumps(plain))
+    (tmp_path / "x.jsonl").write_text(f"{json.dumps(plain)}\n{{broken\n{json.dumps({'structure': plain})}\n")
+    done = fdcore_command("score", "x.extxyz", "x.json", "x.jsonl", "--json", "-", cwd=tmp_path)
+    assert done.returncode == 1
+    document = json.loads(done.stdout)
+    assert [(r["file"], r["index"]) for r in document["results"]] == [
+        ("x.extxyz", 0),
+        ("x.json", 0),
+        ("x.jsonl", 0),
+        ("x.jsonl", 2),
+    ]
+    deltas = [r["force_delta_eV_per_A"] for r in document["results"]]
+    assert deltas[0] > 0 and deltas == pytest.approx([deltas[0]] * 4, rel=1e-4)
+    (error,) = document["errors"]
+    assert error["file"] == "x.jsonl" and "JSON is broken" in error["error"]
+
+
 def test_float64_gives_nearly_the_same(files):
     single, double = (
         json.loads(fdcore_command("score", "salt.cif", "--json", "-", "--dtype", t, cwd=files).stdout)["results"][0]

@@ -1,0 +1,1 @@
+"""Many structures: what is read in which chunk."""

@@ -1,0 +1,134 @@
+"""From the paths a person names to files, one folder's names at a time."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from fdcore.records import Failure
+from fdcore.structures.text import clean
+
+MAX_NAME = 400
+# In a folder these are passed over without a word: what is read here is not written under such names.
+# fmt: off
+_SUFFIXES = frozenset((
+    ".md", ".rst", ".tex", ".bib", ".log", ".err", ".csv", ".tsv", ".yaml", ".yml", ".toml", ".ini", ".py", ".ipynb", ".sh",
+    ".bash", ".js", ".css", ".html", ".htm", ".svg", ".png", ".jpg", ".jpeg", ".gif", ".tif", ".tiff", ".bmp", ".webp", ".eps", ".ps", ".pdf",
+    ".doc", ".docx", ".ppt", ".pptx", ".xls", ".xlsx", ".odt", ".mp4", ".mov", ".avi", ".lock", ".tmp", ".bak", ".swp", ".sha256", ".md5",
+    ".sig", ".asc", ".db-wal", ".db-shm", ".db-journal",
+))
+_NAMES = frozenset((
+    "readme", "readme.txt", "license", "license.txt", "licence", "copying", "notice", "citation.cff", "changelog", "authors", "makefile",
+    "dockerfile", "manifest", "thumbs.db", "desktop.ini", "incar", "kpoints", "potcar", "wavecar", "chgcar", "chg", "eigenval", "doscar",
+    "procar", "oszicar", "ibzkpt", "pcdat", "report", "wavederf", "locpot",
+))
+# fmt: on
+_PACKED = frozenset((".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z", ".rar"))
+
+File = tuple[str, str]
+
+
+def files_of(paths: Sequence[str | Path], root: Path | None) -> Iterator[File | Failure]:
+    """(absolute path, name that is shown) of each file, in sorted order within a folder; a Failure for each path that is none."""
+    within = None if root is None else os.path.realpath(root)
+    for given in paths:
+        # A relative path is one of `root`, where that is given.
+        path = os.path.join(within or os.getcwd(), os.fspath(given))
+        shown = shown_name(os.fspath(given))
+        try:
+            real = os.path.realpath(path, strict=True)
+            kind = os.stat(real).st_mode
+        except (OSError, ValueError) as error:
+            yield cannot(shown, error)
+            continue
+        if within is not None and not _inside(real, within):
+            yield Failure(shown, "This lies outside of the folder that may be read.", "Move it there, or name another.")
+        elif stat.S_ISDIR(kind):
+            yield from _walk(real, within or real)
+        else:
+            yield _file(real, kind, os.path.relpath(real, within) if within else os.path.basename(path))
+
+
+def shown_name(name: str) -> str:
+    """One line of plain text; beyond MAX_NAME characters only start and end."""
+    return clean(name, MAX_NAME, tail=MAX_NAME // 2) or "unnamed"
+
+
+def _walk(folder: str, named_from: str) -> Iterator[File | Failure]:
+    """The files of a folder and of those in it. Links to files within it are followed; to folders not: those are met where they lie."""
+    # One iterator of names for each folder on the way to where we are: never the whole tree.
+    way: list[tuple[str, Iterator[str]]] = []
+    entered: str | None = folder
+    while entered is not None or way:
+        if entered is not None:
+            try:
+                way.append((entered, iter(_names_in(entered))))
+            except OSError as error:
+                yield cannot(_relative(entered, named_from), error)
+            entered = None
+            continue
+        here, names = way[-1]
+        name = next(names, None)
+        if name is None:
+            way.pop()
+            continue
+        path = os.path.join(here, name)
+        relative = _relative(path, named_from)
+        try:
+            kind = os.lstat(path).st_mode
+            if stat.S_ISDIR(kind):
+                entered = path
+                continue
+            if stat.S_ISLNK(kind):
+                path = os.path.realpath(path, strict=True)
+                kind = os.stat(path).st_mode
+                if not _inside(path, folder):
+                    yield Failure(
+                        relative,
+                        "The link leads out of the folder: it is not followed.",
+                        "Name its target, or copy it.",
+                    )
+                    continue
+                if stat.S_ISDIR(kind):
+                    continue
+        except OSError as error:
+            yield cannot(relative, error)
+            continue
+        yield _file(path, kind, relative)
+
+
+def _names_in(folder: str) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(e.name for e in entries if e.name[0] != "." and (not _passed_over(e.name) or e.is_dir()))
+
+
+def _passed_over(name: str) -> bool:
+    lower = name.lower()
+    return lower in _NAMES or os.path.splitext(lower)[1] in _SUFFIXES
+
+
+def _file(path: str, kind: int, name: str) -> File | Failure:
+    name = shown_name(name)
+    if not stat.S_ISREG(kind):
+        return Failure(name, "This is not an ordinary file.", "Save its content to a file first.")
+    if os.path.splitext(path)[1].lower() in _PACKED:
+        return Failure(name, "This is a packed file, which is not read here.", "Unpack it and bring the files inside.")
+    return path, name
+
+
+def cannot(name: str, error: OSError | ValueError) -> Failure:
+    if isinstance(error, FileNotFoundError):
+        return Failure(name, "There is no such file.", "Check the path.")
+    if isinstance(error, PermissionError):
+        return Failure(name, "This may not be read.", "Check its permissions.")
+    return Failure(name, f"This could not be opened ({type(error).__name__}).", "Check the path.")
+
+
+def _relative(path: str, folder: str) -> str:
+    return shown_name(os.path.relpath(path, folder))
+
+
+def _inside(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(os.path.join(folder, ""))
