@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import time
@@ -39,7 +40,7 @@ from screen import crystals
 import fdcore
 from fdcore.errors import FdcoreError
 from fdcore.models.orb import OrbModel
-from fdcore.records import Structure
+from fdcore.records import Evaluation, Structure
 from fdcore.screening.scoring import How, score
 from fdcore.units import FS
 
@@ -247,7 +248,7 @@ def largest(model: OrbModel) -> dict[str, Any]:
         out["tried"].append(entry)
         if isinstance(found, FdcoreError):
             break
-        n = int(round(n * 1.26))
+        n = round(n * 1.26)
     out["bytes_per_edge_measured"] = model._bytes_measured
     (after,) = model.evaluate_each([model.check(crystal((2, 2, 2)))])
     out["next one"] = after.message if isinstance(after, FdcoreError) else "done"
@@ -256,10 +257,14 @@ def largest(model: OrbModel) -> dict[str, Any]:
     together = list(model.evaluate_each(many, edges=float("inf")))
     out["40 x 4,096 atoms in one batch"] = {
         "done": sum(not isinstance(t, FdcoreError) for t in together),
-        "same as alone_eV_per_A": abs(together[0].force_delta - model.evaluate(many[0])[0].force_delta),
+        "same as alone_eV_per_A": abs(_delta(together[0]) - model.evaluate(many[0])[0].force_delta),
         "too_many_edges": model._too_many_edges,
     }
     return out
+
+
+def _delta(found: Evaluation | FdcoreError) -> float:
+    return math.nan if isinstance(found, FdcoreError) else found.force_delta
 
 
 def compiled(model: OrbModel) -> dict[str, Any]:

@@ -36,7 +36,13 @@ from measuring import machine, told
 
 TARGETS = {"screen / ASE loop": (">=", 4.0), "two / one": (">=", 1.7), "memory, all / a tenth": ("<=", 1.1)}
 # Lattice constants (Å) of cells that the embedded model has seen.
-CRYSTALS = (("NaCl", "rocksalt", 5.64), ("MgO", "rocksalt", 4.21), ("LiF", "rocksalt", 4.03), ("Al", "fcc", 4.05), ("NaF", "rocksalt", 4.63))
+CRYSTALS = (
+    ("NaCl", "rocksalt", 5.64),
+    ("MgO", "rocksalt", 4.21),
+    ("LiF", "rocksalt", 4.03),
+    ("Al", "fcc", 4.05),
+    ("NaF", "rocksalt", 4.63),
+)
 
 
 def crystals(count: int, seed: int = 0) -> Iterator[ase.Atoms]:
@@ -130,7 +136,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", help="an id; default: the embedded model")
-    parser.add_argument("--flat", type=int, default=10, help="so many times more structures for the memory (default 10)")
+    parser.add_argument(
+        "--flat", type=int, default=10, help="so many times more structures for the memory (default 10)"
+    )
     parser.add_argument("--skip-flat", action="store_true")
     parser.add_argument("--skip-kills", action="store_true")
     arguments = parser.parse_args(argv)

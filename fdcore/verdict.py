@@ -157,9 +157,7 @@ def _element_pairs(card: ModelCard, reference: ReferenceDistribution | None, pai
     if reference is None or not reference.closest_A:
         return Evidence(name, "pass", "Every element occurs in the training data.")
     new = {
-        pair: place
-        for pair, place in pairs.items()
-        if pair not in reference.closest_A and place[0] <= card.cutoff_A
+        pair: place for pair, place in pairs.items() if pair not in reference.closest_A and place[0] <= card.cutoff_A
     }
     if not new:
         return Evidence(

@@ -41,6 +41,7 @@ def run(arguments: argparse.Namespace, results: TextIO) -> int:
             "id": card.id,
             "dtype": arguments.dtype,
             "weights": None if weights is None else str(weights),
+            "compile": arguments.compile,
             "weights_sha256": (None if weights is None else file_sha256(weights)) or card.sha256 or None,
         },
         devices=devices(arguments.device, arguments.workers),

@@ -129,7 +129,8 @@ class Predictor(ABC):
         """Let a compiler make evaluations faster: half a minute once, numbers that move by rounding. UsageError for families that have no
         way to, and where there is no compiler on the machine."""
         raise UsageError(
-            f"Models of the family {self.card.family} cannot be compiled here.", "Leave --compile out; the numbers are the same."
+            f"Models of the family {self.card.family} cannot be compiled here.",
+            "Leave --compile out; the numbers are the same.",
         )
 
     @property

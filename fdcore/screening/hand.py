@@ -10,15 +10,15 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fdcore.errors import StoreError
 from fdcore.screening import rows, scoring
 from fdcore.screening.chunks import Chunk
-from fdcore.screening.results import Results
 from fdcore.screening.reading import ReadChunk, chunk_key, read_chunk
+from fdcore.screening.results import Results
 from fdcore.screening.scoring import How
 from fdcore.store.chunks import ChunkBook, Taken
 from fdcore.structures import Limits
@@ -51,7 +51,7 @@ class _Ready:
 
 class Hand:
     """`holder` names it among all that work on this screening; `silent_seconds`: after so long without a sign of life another one's chunks
-    go back."""
+    go back; `judges`: processes that make rows beside the model (`scoring.score`)."""
 
     def __init__(
         self,
@@ -61,10 +61,11 @@ class Hand:
         how: How,
         *,
         silent_seconds: float = 30.0,
-        limits: Limits = Limits(),
+        limits: Limits | None = None,
+        judges: Executor | None = None,
     ) -> None:
         self._book, self._results, self._holder, self._how = book, results, holder, how
-        self._silent, self._limits = silent_seconds, limits
+        self._silent, self._limits, self._judges = silent_seconds, limits or Limits(), judges
         # One child: this hand reads one chunk at a time.
         self._pool = Pool(1)
 
@@ -101,12 +102,11 @@ class Hand:
             return None
         began = time.perf_counter()
         chunk = Chunk.from_json(taken.body)
-        key = self._results.key(chunk_key(chunk))
-        read = None if self._results.there(key) else read_chunk(chunk, self._limits, self._pool)
-        if read is not None:
-            # Its content as it was read: a file may have changed in between.
-            key = self._results.key(read.key)
-        return _Ready(taken, key, read, time.perf_counter() - began)
+        if self._results.any_there and self._results.there(key := self._results.key(chunk_key(chunk, self._limits))):
+            return _Ready(taken, key, None, time.perf_counter() - began)
+        read = read_chunk(chunk, self._limits, self._pool)
+        # Its content as it was read: a file may have changed in between.
+        return _Ready(taken, self._results.key(read.key), read, time.perf_counter() - began)
 
     def _chunk(self, model: Model, ready: _Ready, should_stop: Callable[[], bool]) -> Iterator[Moved]:
         number, began = ready.taken.number, time.perf_counter()
@@ -115,7 +115,7 @@ class Hand:
         else:
             careful = ready.taken.tries >= scoring.CAREFUL_FROM
             watch = scoring.Watch(self._results.watched(ready.key)) if careful else None
-            work = scoring.score(model, ready.read.items, self._how, watch)
+            work = scoring.score(model, ready.read.items, self._how, watch, self._judges)
             told = 0
             while True:
                 try:

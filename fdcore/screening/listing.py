@@ -57,5 +57,3 @@ def _entry(number: int, item: Chunk | Failure) -> dict[str, Any]:
 def unlisted(body: str) -> pa.Table:
     """The row of what could not be listed."""
     return rows.table([json.loads(body)["unlisted"]])
-
-

@@ -13,9 +13,11 @@ End of input tells it to stop soon. Killed at any moment, it leaves its chunk to
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import sys
 import threading
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,11 +25,14 @@ from typing import Any
 from fdcore import config as configuration
 from fdcore.errors import FdcoreError
 
+# More than keep up with a GPU.
+MOST_JUDGES = 12
+
 
 def order_of(
     *, folder: Path, database_url: str, screen: str, settings_sha256: str, holder: str, model: dict[str, Any], how: Any
 ) -> dict[str, Any]:
-    """What the process is told. `model`: id, device, dtype, weights (a path or None)."""
+    """What the process is told. `model`: id, device, dtype, weights (a path or None), compile (bool)."""
     return {
         "folder": str(folder),
         "database_url": database_url,
@@ -71,12 +76,14 @@ def main() -> None:
 def _work(order: dict[str, Any], tell: Any, stop: threading.Event) -> None:
     from fdcore.models import load_model
     from fdcore.screening.hand import Hand
-    from fdcore.screening.results import Results
     from fdcore.screening.place import book_of
+    from fdcore.screening.results import Results
     from fdcore.screening.scoring import How
 
     chosen = order["model"]
     model = load_model(chosen["id"], chosen["device"], chosen["dtype"], chosen["weights"])
+    if chosen["compile"]:
+        model.compile()
     tell(ready=True)
     folder = Path(order["folder"])
     book = book_of(folder, order["database_url"], order["screen"])
@@ -86,9 +93,23 @@ def _work(order: dict[str, Any], tell: Any, stop: threading.Event) -> None:
         order["holder"],
         How(**order["how"]),
         silent_seconds=configuration.from_environment().dead_after_seconds,
+        judges=_judges(model.device),
     )
     for moved in hand.work(model, stop.is_set):
         tell(structures=moved.structures, chunk=moved.number, finished=moved.finished)
+
+
+def _judges(device: str) -> Executor | None:
+    """A GPU evaluates ten structures while a processor judges one: the cores that it leaves idle do that. On a CPU every core evaluates."""
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    from fdcore.screening.screen import cores
+
+    share = max(1, cores() // max(1, torch.cuda.device_count()) - 1)
+    # Not forked: a process with a CUDA context cannot be.
+    return ProcessPoolExecutor(min(share, MOST_JUDGES), multiprocessing.get_context("spawn"))
 
 
 if __name__ == "__main__":

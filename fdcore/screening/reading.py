@@ -41,6 +41,18 @@ class ReadChunk:
     items: tuple[Item, ...]
 
 
+def chunk_key(chunk: Chunk, limits: Limits) -> str:
+    """The `key` that `read_chunk` gives, without what reading costs: of a chunk whose results may be there."""
+    content = _Content()
+    for piece in chunk.pieces:
+        content.begin(piece)
+        if piece.form in _FORMATS:
+            _source(piece, limits, content)
+        else:
+            _rows(piece, limits, content)
+    return content.key()
+
+
 def read_chunk(chunk: Chunk, limits: Limits, pool: Pool) -> ReadChunk:
     """Read and validate what is in a chunk. Never raises for what is in a file, or for one that is not there any more."""
     # Every structure that fails is told here, one by one.

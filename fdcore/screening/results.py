@@ -29,6 +29,8 @@ class Results:
         self.folder = folder / PARTS
         self._settings = settings_sha256
         self.folder.mkdir(parents=True, exist_ok=True)
+        # Whether a chunk may have been done before: the key of what is new need not be made twice.
+        self.any_there = any(p.is_dir() for p in self.folder.iterdir())
 
     def key(self, chunk_key: str) -> str:
         """The name of the part of a chunk with this content."""

@@ -175,4 +175,3 @@ class Watch:
         new = self._file.with_suffix(".new")
         new.write_text(text)
         new.replace(self._file)
-

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ from fdcore.errors import ComputeError, FdcoreError, UsageError
 from fdcore.records import Failure
 from fdcore.screening import listing, place
 from fdcore.screening.chunks import Chunk
-from fdcore.screening.results import Results, put_together
 from fdcore.screening.process import order_of
+from fdcore.screening.results import Results, put_together
 from fdcore.screening.scoring import How
 from fdcore.screening.summary import SUMMARY, summary_of
 from fdcore.store.chunks import ChunkBook, Count
@@ -45,7 +45,7 @@ class Order:
     """What is to be screened, how, and where it is kept.
 
     listed : makes the listing (chunks and what cannot be listed), each time anew; how it is divided belongs to `chunk`.
-    model : id, dtype, weights (a path or None), weights_sha256.
+    model : id, dtype, weights (a path or None), weights_sha256, compile (bool).
     devices : one process for each; "cpu" several times where there are several cores.
     database_url : of a book that several machines share; empty for one beside the results.
     """
@@ -54,7 +54,7 @@ class Order:
     listed: Callable[[], Iterable[Chunk | Failure]]
     model: Mapping[str, Any]
     devices: Sequence[str]
-    how: How = How()
+    how: How = field(default_factory=How)
     chunk: int = 500
     database_url: str = ""
 
@@ -80,7 +80,7 @@ def screen(order: Order, should_stop: Callable[[], bool] = lambda: False) -> Ite
         model=order.model["id"],
         weights_sha256=order.model.get("weights_sha256"),
         dtype=order.model["dtype"],
-        how=asdict(order.how),
+        how=asdict(order.how) | {"compile": order.model["compile"]},
         chunk=order.chunk,
     )
     name = place.described(order.folder, settings)
@@ -185,8 +185,7 @@ class _Crew:
 
     def _start(self, k: int) -> None:
         self._begun[k] += 1
-        cores = os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()
-        threads = str(max(1, (cores or 1) // len(self._order.devices)))
+        threads = str(max(1, cores() // len(self._order.devices)))
         root = str(Path(__file__).resolve().parents[2])
         environment = {
             **os.environ,
@@ -202,7 +201,7 @@ class _Crew:
             # Ctrl-C is for this process, which then asks the others.
             start_new_session=True,
         )
-        model = {key: self._order.model.get(key) for key in ("id", "dtype", "weights")}
+        model = {key: self._order.model.get(key) for key in ("id", "dtype", "weights", "compile")}
         order = order_of(
             **self._common,
             holder=self._name(k),
@@ -291,5 +290,9 @@ def devices(device: str, workers: int | None) -> tuple[str, ...]:
 
         there = torch.cuda.device_count()
         return tuple(f"cuda:{k % there}" for k in range(workers or there))
-    cores = os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()
-    return (device,) * (workers or (cores or 1 if device == "cpu" else 1))
+    return (device,) * (workers or (cores() if device == "cpu" else 1))
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -51,7 +51,7 @@ class Found:
             "largest_alone_difference_eV_per_A": self.largest_difference if self.checked else None,
             "ties": self.ties,
             "worst": list(self.worst),
-            "failed": list(self.failed),
+            "failures": list(self.failed),
         }
 
 

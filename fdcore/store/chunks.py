@@ -83,9 +83,7 @@ class ChunkBook:
         """Whether this holder is to list the inputs: nobody has, and nobody who lives does."""
         with self.store.begin() as connection:
             now = database.now(connection)
-            free = sa.or_(
-                screens.c.lister.is_(None), screens.c.lister == holder, screens.c.seen_at < now - dead_after
-            )
+            free = sa.or_(screens.c.lister.is_(None), screens.c.lister == holder, screens.c.seen_at < now - dead_after)
             taken = connection.execute(
                 sa.update(screens)
                 .where(screens.c.id == self.screen, screens.c.listed == 0, free)
@@ -246,7 +244,8 @@ class ChunkBook:
         with self.store.begin() as connection:
             listed = connection.execute(sa.select(screens.c.listed).where(screens.c.id == self.screen)).scalar()
             row = connection.execute(query).one()
-        return Count(bool(listed), *map(int, row[:-1]), float(row[-1]))
+        whole = [int(value) for value in row[:-1]]
+        return Count(bool(listed), *whole, seconds=float(row[-1]))
 
     def done(self, after: int = -1) -> Iterable[tuple[int, str, str, Mapping[str, Any]]]:
         """(number, key, body, digest) of the chunks that are done, in order, a batch at a time."""
