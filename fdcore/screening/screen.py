@@ -90,7 +90,9 @@ def screen(order: Order, should_stop: Callable[[], bool] = lambda: False) -> Ite
     silent = configuration.from_environment().dead_after_seconds
     holder = f"{socket.gethostname()}-{os.getpid()}"
     began = time.time()
-    book.reopen(silent)
+    # Where the book is beside the results nobody on another machine works on it, and on this one nobody who is not seen in the lock.
+    alone = None if order.database_url else place.alone_in(order.folder)
+    book.reopen(0.0 if alone else silent)
     crew = _Crew(order, name, place.sha256_of(settings), holder, book)
     try:
         # The processes load their model while the inputs are listed.
@@ -112,6 +114,8 @@ def screen(order: Order, should_stop: Callable[[], bool] = lambda: False) -> Ite
             time.sleep(TELL_SECONDS)
     finally:
         crew.stop()
+        if alone:
+            alone.close()
     count = book.count()
     put_together(tables(book, results), order.folder)
     summary = summary_of(book, settings, {"seconds": time.time() - began, "processes": len(order.devices)})
@@ -185,7 +189,8 @@ class _Crew:
 
     def _start(self, k: int) -> None:
         self._begun[k] += 1
-        threads = str(max(1, cores() // len(self._order.devices)))
+        # One, also where there are more cores than processes: sums of several threads differ in their last bits.
+        threads = "1" if self._order.devices[k] == "cpu" else str(max(1, cores() // len(self._order.devices)))
         root = str(Path(__file__).resolve().parents[2])
         environment = {
             **os.environ,

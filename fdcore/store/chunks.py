@@ -94,7 +94,7 @@ class ChunkBook:
     def reopen(self, dead_after: float) -> bool:
         """Let the inputs be listed again, as a new command should: files may have come since. False while somebody works on the last list."""
         with self.store.begin() as connection:
-            quiet = sa.or_(screens.c.seen_at.is_(None), screens.c.seen_at < database.now(connection) - dead_after)
+            quiet = sa.or_(screens.c.seen_at.is_(None), screens.c.seen_at <= database.now(connection) - dead_after)
             done = connection.execute(
                 sa.update(screens).where(screens.c.id == self.screen, quiet).values(listed=0, lister=None, seen_at=None)
             )
