@@ -143,24 +143,27 @@ class ChunkBook:
 
     def take(self, holder: str) -> Taken | None:
         """The first chunk that waits; None where none does. Work begins while the list is still being made only for what is complete in it."""
-        with self.store.begin() as connection:
-            first = (
-                sa.select(chunks.c.number, chunks.c.body, chunks.c.tries)
-                .where(chunks.c.screen == self.screen, chunks.c.state == "waiting")
-                .where(sa.exists().where(screens.c.id == self.screen, screens.c.listed == 1))
-                .order_by(chunks.c.number)
-                .limit(1)
-                .with_for_update(skip_locked=True, of=chunks)
-            )
-            row = connection.execute(first).one_or_none()
-            if row is None:
-                return None
-            connection.execute(
-                sa.update(chunks)
-                .where(chunks.c.screen == self.screen, chunks.c.number == row.number)
-                .values(state="taken", holder=holder, seen_at=database.now(connection), tries=row.tries + 1)
-            )
-        return Taken(row.number, row.body, row.tries + 1)
+        while True:
+            with self.store.begin() as connection:
+                first = (
+                    sa.select(chunks.c.number, chunks.c.body, chunks.c.tries)
+                    .where(chunks.c.screen == self.screen, chunks.c.state == "waiting")
+                    .where(sa.exists().where(screens.c.id == self.screen, screens.c.listed == 1))
+                    .order_by(chunks.c.number)
+                    .limit(1)
+                    .with_for_update(skip_locked=True, of=chunks)
+                )
+                row = connection.execute(first).one_or_none()
+                if row is None:
+                    return None
+                taken = connection.execute(
+                    sa.update(chunks)
+                    .where(chunks.c.screen == self.screen, chunks.c.number == row.number, chunks.c.state == "waiting")
+                    .values(state="taken", holder=holder, seen_at=database.now(connection), tries=row.tries + 1)
+                )
+            # SQLite locks no row: another one may have been faster.
+            if taken.rowcount == 1:
+                return Taken(row.number, row.body, row.tries + 1)
 
     def seen(self, holder: str) -> None:
         """This holder lives, and so do its chunks."""

@@ -75,7 +75,7 @@ def test_rows_are_those_of_scoring_one_after_the_other(model):
     assert checked.notna().all() and checked.max() < 1e-9, "every one was scored a second time"
     gold, torn = found.loc["Au-99.cif"], found.loc["torn.cif"]
     assert gold["verdict"] == "failed" and "was not trained on Au" in gold["error"] and gold["formula"] == "Au"
-    assert torn["error"] == "It is torn." and torn["formula"] is None and np.isnan(torn["force_delta_eV_per_A"])
+    assert torn["error"] == "It is torn." and pd.isna(torn["formula"]) and np.isnan(torn["force_delta_eV_per_A"])
 
 
 def test_another_order_gives_the_same_numbers(model):
