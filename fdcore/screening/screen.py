@@ -29,7 +29,7 @@ from fdcore.screening.process import order_of
 from fdcore.screening.results import Results, put_together
 from fdcore.screening.scoring import How
 from fdcore.screening.summary import SUMMARY, summary_of
-from fdcore.store.chunks import ChunkBook, Count
+from fdcore.store.chunks import ChunkBook, Count, patiently
 
 # Processes that end unasked before any of them finished another chunk: more is no accident.
 DEATHS_ALLOWED = 12
@@ -105,7 +105,7 @@ def screen(order: Order, should_stop: Callable[[], bool] = lambda: False) -> Ite
         pace = _Pace()
         while not should_stop():
             crew.look()
-            count = book.count()
+            count = patiently(book.count, silent)
             # Finished chunks of everybody, and what the processes here have done of theirs.
             done = count.scored + count.failed + crew.within
             yield _standing(count, done, pace.at(done), crew)

@@ -7,19 +7,34 @@ silent one held goes back to those that wait, with the number of times that it w
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
-from fdcore.errors import UsageError
+from fdcore.errors import StoreError, UsageError
 from fdcore.store import database, schema
 from fdcore.store.runs import Store
 
 screens, chunks = schema.screens, schema.chunks
 # Rows of one INSERT.
 BATCH = 2000
+# How often a database that is away is asked again.
+AGAIN_SECONDS = 0.5
+
+
+def patiently[T](call: Callable[[], T], seconds: float) -> T:
+    """A call to the book, made again while the database is away; StoreError after so many seconds."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            return call()
+        except StoreError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(AGAIN_SECONDS)
 
 
 @dataclass(frozen=True)
