@@ -55,7 +55,7 @@ class Order:
     model: Mapping[str, Any]
     devices: Sequence[str]
     how: How = field(default_factory=How)
-    chunk: int = 500
+    chunk: int = 200
     database_url: str = ""
 
 
@@ -113,12 +113,19 @@ def screen(order: Order, should_stop: Callable[[], bool] = lambda: False) -> Ite
                 break
             time.sleep(TELL_SECONDS)
     finally:
+        done_at = time.time()
         crew.stop()
         if alone:
             alone.close()
     count = book.count()
     put_together(tables(book, results), order.folder)
-    summary = summary_of(book, settings, {"seconds": time.time() - began, "processes": len(order.devices)})
+    how = {
+        "seconds": time.time() - began,
+        # Without what it takes to begin.
+        "working_seconds": None if crew.ready_at is None else done_at - crew.ready_at,
+        "processes": len(order.devices),
+    }
+    summary = summary_of(book, settings, how)
     (order.folder / SUMMARY).write_text(json.dumps(summary, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
     if count.complete:
         book.leave()
@@ -170,6 +177,8 @@ class _Crew:
         self._within = [0] * len(order.devices)
         self._deaths = 0
         self._stopping = False
+        # When the first of them had its model; None until then.
+        self.ready_at: float | None = None
 
     @property
     def alive(self) -> int:
@@ -245,6 +254,8 @@ class _Crew:
                 self._processes[k], self._within[k] = None, 0
                 if message is None and not self._stopping:
                     self._died(k)
+            elif "ready" in message:
+                self.ready_at = self.ready_at or time.time()
             elif "error" in message and not self._stopping:
                 raise FdcoreError(message["error"], message["hint"])
             elif "structures" in message:

@@ -19,10 +19,10 @@ from ase.build import bulk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fdcore.errors import UsageError
+from fdcore.errors import StoreError, UsageError
 from fdcore.screening import listing
 from fdcore.screening.chunks import Chunk
-from fdcore.store.chunks import ChunkBook
+from fdcore.store.chunks import ChunkBook, patiently
 from fdcore.store.runs import Store
 from tests.jobs.conftest import ROOT
 from tests.jobs.test_postgres import postgres, shared  # noqa: F401 - fixtures
@@ -218,3 +218,18 @@ def test_machines_share_a_screening_one_dies_and_one_joins(shared, tmp_path):  #
     assert alone.returncode == 0, errors
     for name in ("results.csv", "results.parquet"):
         assert (tmp_path / "shared" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+
+
+def test_a_database_that_is_away_is_asked_again_and_not_for_ever(monkeypatch):
+    monkeypatch.setattr("fdcore.store.chunks.AGAIN_SECONDS", 0.01)
+    answers = iter([StoreError("away"), StoreError("away"), 7])
+
+    def call() -> int:
+        answer = next(answers)
+        if isinstance(answer, StoreError):
+            raise answer
+        return answer
+
+    assert patiently(call, 5.0) == 7
+    with pytest.raises(StoreError, match="gone"):
+        patiently(lambda: (_ for _ in ()).throw(StoreError("gone")), 0.05)
