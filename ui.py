@@ -18,6 +18,7 @@ page = st.navigation(
         st.Page("pages/report.py", title="Report", icon=":material/rule:", url_path="report"),
         st.Page("pages/validate.py", title="Validate", icon=":material/fact_check:", url_path="validate"),
         st.Page("pages/finetune.py", title="Fine-tune", icon=":material/model_training:", url_path="finetune"),
+        st.Page("pages/screen.py", title="Screen", icon=":material/filter_list:", url_path="screen"),
         st.Page("pages/reproduce.py", title="Reproduce", icon=":material/science:", url_path="reproduce"),
         st.Page("pages/models.py", title="Models", icon=":material/memory:", url_path="models"),
         st.Page("pages/runs.py", title="Runs", icon=":material/history:", url_path="runs"),

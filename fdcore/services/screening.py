@@ -101,7 +101,9 @@ def start(
         for hand in range(hands):
             spec = runs.spec_of(TASK, (), model, parameters_of(ScreenParameters, TASK, {**common, "hand": hand}))
             spec = replace(spec, inputs_sha256=hashlib.sha256(content.encode()).hexdigest())
-            made.append(known.submit(owner, spec, title=title or folder or names[0], lane=lane))
+            name = title or folder or names[0]
+            name = name if hands == 1 else f"{name} (hand {hand + 1} of {hands})"
+            made.append(known.submit(owner, spec, title=name, lane=lane))
     except BaseException as error:
         # With fewer hands than were wished for it works as well.
         if not made or not isinstance(error, QuotaError):
