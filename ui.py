@@ -17,6 +17,7 @@ page = st.navigation(
             st.Page("pages/dynamics.py", title="Dynamics", icon=":material/animation:", url_path="dynamics"),
             st.Page("pages/adversarial.py", title="Adversarial", icon=":material/target:", url_path="adversarial"),
             st.Page("pages/ensemble.py", title="Ensemble", icon=":material/diversity_3:", url_path="ensemble"),
+            st.Page("pages/screen.py", title="Screen", icon=":material/filter_list:", url_path="screen"),
             st.Page("pages/runs.py", title="Runs", icon=":material/history:", url_path="runs"),
         ],
         "Model": [

@@ -52,6 +52,8 @@ class Config:
     worker: str = "auto"
     # Checkpoints that the operator has put here, one per model, named by its id (orb-d3-xs-v2.ckpt); empty for none.
     weights: str = ""
+    # A folder of the operator's: what its subfolders hold may be screened by everybody; empty for none.
+    screen_folder: str = ""
     # How quickly things are noticed. Seconds; tests shorten them.
     poll_seconds: float = 0.3
     heartbeat_seconds: float = 2.0
@@ -76,6 +78,11 @@ class Config:
     @property
     def runs(self) -> Path:
         return self.data / "runs"
+
+    @property
+    def screens(self) -> Path:
+        """What belongs to screenings, which several runs may share: their inputs, parts and tables."""
+        return self.data / "screens"
 
     def environment(self) -> dict[str, str]:
         """The variables that give a child process the same configuration."""
@@ -158,6 +165,7 @@ MEANINGS: Mapping[str, str] = MappingProxyType(
         "retention_days": "ended runs are deleted after this long (0: never)",
         "worker": "auto: the app starts a worker; none: the operator does",
         "weights": "folder of checkpoints for machines without network, each named by its model's id (orb-d3-xs-v2.ckpt)",
+        "screen_folder": "folder whose subfolders users may screen; empty for none",
         "poll_seconds": "a worker looks for waiting runs this often",
         "heartbeat_seconds": "a worker says this often that it lives",
         "dead_after_seconds": "a worker that is silent for this long is taken for dead",

@@ -27,13 +27,14 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from fdcore import config as configuration
 from fdcore import models
 from fdcore.config import Config
-from fdcore.errors import FdcoreError, RunStateError, StoreError
+from fdcore.errors import FdcoreError, RunStateError, StoreError, UsageError
 from fdcore.human import duration, size
 from fdcore.jobs import queue
 from fdcore.jobs.compute import count_gpus, environment_of, slots
 from fdcore.jobs.engine import Engine
 from fdcore.jobs.supervisor import is_running
 from fdcore.models.base import available_bytes, file_sha256
+from fdcore.screening.inputs import offered
 from fdcore.spec import Spec
 from fdcore.store import database, schema
 from fdcore.store.files import folder_size
@@ -221,9 +222,15 @@ def _data(config: Config) -> Iterator[Check]:
     yield Check(
         "data",
         "look" if low else "ok",
-        f"{config.data}: runs hold {size(folder_size(config.runs))}, {size(free)} free on the disk",
+        f"{config.data}: runs hold {size(folder_size(config.runs) + folder_size(config.screens))}, {size(free)} free on the disk",
         "Delete old runs: `fdcore runs prune --older-than 30d`." if low else "",
     )
+    try:
+        offered(config.screen_folder)
+    except UsageError:
+        yield Check(
+            "data", "fail", f"{config.screen_folder} cannot be read", "Correct FDCORE_SCREEN_FOLDER, or unset it."
+        )
     kind = _file_system(config.data)
     if config.sqlite and kind in NETWORK_FILE_SYSTEMS:
         yield Check(

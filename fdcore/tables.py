@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fdcore.human import duration, plus_minus, size
+from fdcore.human import duration, plus_minus, size, three_digits
 from fdcore.records import Score
 from fdcore.store.records import Attempt, Run
 
@@ -89,6 +89,12 @@ def _found(run: Run) -> str:
 def _scored(summary: Mapping[str, Any]) -> str:
     failed = summary["failed"]
     return f"{summary['scored']} scored" + (f", {failed} failed" if failed else "")
+
+
+def _screened(summary: Mapping[str, Any]) -> str:
+    worst = summary["largest_force_delta_eV_per_A"]
+    largest = "" if worst is None else f", U_Delta up to {three_digits(worst)} eV/Å"
+    return f"{summary['structures']:,} screened, {summary['failed']:,} failed{largest}"
 
 
 def _attacked(summary: Mapping[str, Any]) -> str:
@@ -187,6 +193,7 @@ def _reproduced(summary: Mapping[str, Any]) -> str:
 
 # The result in a few words, by task, from its summary alone.
 FOUND: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "screen": _screened,
     "score": _scored,
     "relax": _relaxed,
     "md": _moved,

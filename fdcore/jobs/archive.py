@@ -34,7 +34,10 @@ from fdcore import (
 )
 from fdcore.drifts import Measured
 from fdcore.records import Failure, Score, Structure
+from fdcore.screening.results import PARTS, TABLE_CSV, TABLE_PARQUET, all_there
+from fdcore.screening.summary import SUMMARY
 from fdcore.store.records import Attempt, Run
+from fdcore.store.runs import TASK_OF_SCREENS
 from fdcore.store.series import NOTES, SERIES, closed_series
 from fdcore.tasks import label
 
@@ -51,6 +54,7 @@ stability/*    stability, loops: the report as HTML, its figures as SVG and PNG,
 report/*       reports: whether the model is conservative there, as one HTML page, with its figures and its numbers
 labels.json, labelled.*  labelling: the document of `fdcore label --json`, and what has a label as extended xyz and ASE database
 validation/*   validations, comparisons with a reference: the report as HTML, its figures as SVG and PNG, its numbers as JSON and CSV
+screening/*     screenings: the table as Parquet and CSV with its summary; of one that is not complete, the parts that are done
 reproduction/* reproductions: figures and tables beside the paper's numbers, as one HTML page, SVG, PNG, CSV and JSON
 trajectory.extxyz  kept frames with velocities, both forces and u_i
 series.h5      everything that was recorded, as HDF5: one group per table, one dataset per column; of a run that was killed
@@ -69,7 +73,7 @@ def write(
     structures: Sequence[Structure],
     refusals: Sequence[Failure],
     folder: Path | None,
-    files: Mapping[str, str | bytes],
+    files: Mapping[str, str | bytes | Path],
 ) -> None:
     """Write the zip to a stream: what was asked, `files` that say what was found (`found`), and the record itself. Owners and share keys stay
     out: the file is made to be passed on."""
@@ -79,7 +83,10 @@ def write(
         if structures:
             archive.writestr("inputs.extxyz", _extxyz(structures))
         for name, content in files.items():
-            archive.writestr(name, content)
+            if isinstance(content, Path):
+                archive.write(content, name)
+            else:
+                archive.writestr(name, content)
         if folder is not None:
             with closed_series(folder) as series:
                 if series is not None:
@@ -91,7 +98,7 @@ def write(
 @dataclass(frozen=True)
 class Recorded:
     """What `found` is told of a run: its folder (None: nothing was recorded), structures, what could not be read, and how its numbers can be
-    repeated; `scores` of a scoring run, with what could not be scored; `made`: folders of models."""
+    repeated; `scores` of a scoring run, with what could not be scored; `made`: folders of models; `screen`: the folder of a screening."""
 
     run: Run
     folder: Path | None
@@ -100,9 +107,11 @@ class Recorded:
     provenance: Mapping[str, Any] | None
     scores: tuple[Sequence[Score], Sequence[Failure]] = ((), ())
     made: Sequence[Path] = ()
+    screen: Path | None = None
 
 
-Files = dict[str, str | bytes]
+# A path stands for the file that is there.
+Files = dict[str, str | bytes | Path]
 
 
 def found(recorded: Recorded) -> Files:
@@ -188,6 +197,17 @@ def _reproduced(r: Recorded) -> Files:
     return {f"reproduction/{n}": c for n, c in reproduction_report.files(whole, r.provenance or {}).items()}
 
 
+def _screened(r: Recorded) -> Files:
+    if r.screen is None:
+        return {}
+    names = [SUMMARY, *((TABLE_PARQUET, TABLE_CSV) if all_there(r.screen) else ())]
+    found: Files = {f"screening/{n}": r.screen / n for n in names if (r.screen / n).is_file()}
+    if not all_there(r.screen):
+        parts = sorted((r.screen / PARTS).glob("*/*.parquet"))
+        found |= {f"screening/{PARTS}/{p.name}": p for p in parts}
+    return found
+
+
 KINDS: Mapping[str, Callable[[Recorded], Files]] = {
     "score": _scored,
     **dict.fromkeys(motion.TASKS, _moved),
@@ -199,6 +219,7 @@ KINDS: Mapping[str, Callable[[Recorded], Files]] = {
     generations.TASK: _looped,
     report.TASK: _reported,
     reproduction.TASK: _reproduced,
+    TASK_OF_SCREENS: _screened,
 }
 
 

@@ -10,9 +10,9 @@ import sqlalchemy as sa
 
 from fdcore.config import Config
 from fdcore.errors import RunStateError
-from fdcore.jobs import queue, supervisor
+from fdcore.jobs import queue, screens, supervisor
 from fdcore.spec import Spec
-from fdcore.store.files import latest_folder, remove_files
+from fdcore.store.files import latest_folder
 from fdcore.store.records import Place, Run, Viewer
 from fdcore.store.runs import Store
 from fdcore.tasks import task
@@ -56,7 +56,7 @@ class Engine:
     def delete(self, viewer: Viewer, run_id: str) -> None:
         """Forget an ended run with its files. Raises RunStateError while it waits or runs."""
         run = self.store.delete(viewer, run_id)
-        remove_files(self.config, run.id)
+        screens.remove_run(self.config, self.store, run)
         queue.forget_run(self.config, run.id, run.attempt)
 
     def wait(self, viewer: Viewer, run_id: str, seconds: float = 3600.0, tick: float = 0.05) -> Run:

@@ -28,7 +28,7 @@ from typing import IO
 from fdcore import __version__
 from fdcore.config import Config, from_environment
 from fdcore.errors import FdcoreError, StoreError
-from fdcore.jobs import queue
+from fdcore.jobs import queue, screens
 from fdcore.jobs.compute import Compute, environment_of, kill_leftovers, slots
 from fdcore.jobs.work import Work
 from fdcore.store.files import remove_files
@@ -341,7 +341,7 @@ class Supervisor:
         if days:
             for run in self.store.ended_before(time.time() - days * 86400, Viewer.operator()):
                 self.store.delete(Viewer.operator(), run.id)
-                remove_files(self.config, run.id)
+                screens.remove_run(self.config, self.store, run)
                 if time.monotonic() > until:
                     return False
         self._remove_orphans()
@@ -349,6 +349,7 @@ class Supervisor:
 
     def _remove_orphans(self) -> None:
         """Folders of runs that no longer exist: a delete that was interrupted between the row and its files."""
+        screens.remove_orphans(self.config, self.store)
         if not self.config.runs.is_dir():
             return
         ids = [p.name for p in self.config.runs.iterdir() if p.is_dir()]

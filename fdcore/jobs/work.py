@@ -10,6 +10,7 @@ from typing import Any
 
 from fdcore.config import Config
 from fdcore.errors import QuotaError, StoreError
+from fdcore.jobs import screens
 from fdcore.jobs.compute import Compute, Gone
 from fdcore.store.files import attempt_folder, folder_size, latest_folder, other_folders, previous_folders
 from fdcore.store.records import Run
@@ -23,6 +24,8 @@ ROOM_SECONDS = 2.0
 # A task whose process dies this often at the same place will do so again; one that dies while it loads may be unlucky
 # a little longer, and whole workers also end for reasons of their own (a restart, a closed laptop).
 CRASHES_ALLOWED, CRASHES_WHILE_LOADING_ALLOWED, LOSSES_ALLOWED = 3, 8, 20
+# A screening finds the structure that ends its process, and goes on without it: that takes five such ends (fdcore/screening/scoring.py).
+CRASHES_OF_SCREENINGS_ALLOWED = 8
 
 
 class LetGo(Exception):
@@ -73,6 +76,7 @@ class Work:
         asked_to_stop = 0.0
         # The limit that the run has met, as what becomes of it.
         limit: dict[str, Any] = {}
+        meter = screens.Meter(self._config, self._store, run)
         while True:
             message = self._compute.next(LOOK_SECONDS)
             now = time.monotonic()
@@ -104,7 +108,7 @@ class Work:
                 if hours and now - started > hours * 3600:
                     limit = self._too_long()
                 elif now - roomy > ROOM_SECONDS:
-                    limit, roomy = self._no_room(run) or {}, now
+                    limit, roomy = self._patiently(meter.too_much) or self._no_room(run) or {}, now
             if (cancel or limit) and not asked_to_stop:
                 asked_to_stop = now
                 self._compute.order({"op": "stop"})
@@ -154,7 +158,8 @@ class Work:
             crashes += attempt.outcome == "crashed" and attempt.begun
             loading += attempt.outcome == "crashed" and not attempt.begun
             losses += attempt.outcome == "lost"
-        if crashes < CRASHES_ALLOWED and loading < CRASHES_WHILE_LOADING_ALLOWED and losses < LOSSES_ALLOWED:
+        allowed = CRASHES_OF_SCREENINGS_ALLOWED if screens.screen_of(run) else CRASHES_ALLOWED
+        if crashes < allowed and loading < CRASHES_WHILE_LOADING_ALLOWED and losses < LOSSES_ALLOWED:
             return None
         return {
             "error": f"The process that computed it died {crashes + loading + losses} times without getting further.",
@@ -165,7 +170,7 @@ class Work:
         self._compute.kill()
         if asked_to_stop:
             return self._end(run, number, {"state": "cancelled"})
-        if gone.killed_for_memory:
+        if gone.killed_for_memory and not screens.screen_of(run):
             outcome = {
                 "state": "failed",
                 "error": "The system ended the computation because memory ran out.",
@@ -177,7 +182,9 @@ class Work:
         return None
 
     def _write(self, run: Run, number: int, report: dict[str, Any]) -> None:
-        values = (report["done"], report["total"], report["text"], report["seconds_left"], report["size"])
+        # What a screening holds is measured apart from its runs.
+        size = None if screens.screen_of(run) else report["size"]
+        values = (report["done"], report["total"], report["text"], report["seconds_left"], size)
         if not self._patiently(lambda: self._store.progress(run.id, number, *values)):
             raise LetGo
 
@@ -195,15 +202,24 @@ class Work:
                 error=outcome.get("error"),
                 hint=outcome.get("hint"),
                 summary=outcome.get("summary"),
-                size=0 if kept is None else folder_size(kept),
+                size=self._size(run, kept),
             )
         )
         if not ended:
             raise LetGo
+        self._patiently(lambda: screens.let_go(self._store, run))
         if folder.is_dir():
             for earlier in other_folders(self._config, run.id, number):
                 shutil.rmtree(earlier, ignore_errors=True)
         return state
+
+    def _size(self, run: Run, kept: Path | None) -> int | None:
+        """What the run holds; None where that was counted here."""
+        screen = screens.screen_of(run)
+        if screen is None:
+            return 0 if kept is None else folder_size(kept)
+        screens.count_bytes(self._config, self._store, screen)
+        return None
 
     def _patiently[T](self, ask: Callable[[], T]) -> T:
         """A database that restarts is waited for, as long as nobody can have taken this worker for dead."""

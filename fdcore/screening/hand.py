@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -69,7 +69,7 @@ class Hand:
         # One child: this hand reads one chunk at a time.
         self._pool = Pool(1)
 
-    def work(self, model: Model, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Moved]:
+    def work(self, model: Model, should_stop: Callable[[], bool] = lambda: False) -> Generator[Moved]:
         """Until every chunk of the screening is done, by whomever, or until it should stop. Raises StoreError where the disk cannot be
         written, or the book not for longer than the others wait."""
         with self._sign_of_life(), ThreadPoolExecutor(1, "next chunk") as ahead:

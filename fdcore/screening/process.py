@@ -93,13 +93,13 @@ def _work(order: dict[str, Any], tell: Any, stop: threading.Event) -> None:
         order["holder"],
         How(**order["how"]),
         silent_seconds=configuration.from_environment().dead_after_seconds,
-        judges=_judges(model.device),
+        judges=judges(model.device),
     )
     for moved in hand.work(model, stop.is_set):
         tell(structures=moved.structures, chunk=moved.number, finished=moved.finished)
 
 
-def _judges(device: str) -> Executor | None:
+def judges(device: str) -> Executor | None:
     """A GPU evaluates ten structures while a processor judges one: the cores that it leaves idle do that. On a CPU every core evaluates."""
     if not device.startswith("cuda"):
         return None

@@ -22,6 +22,11 @@ from fdcore.screening.rows import SCHEMA, Row, digest, table
 PARTS, TABLE_PARQUET, TABLE_CSV = "parts", "results.parquet", "results.csv"
 
 
+def all_there(folder: Path) -> bool:
+    """Whether the whole table has been put together."""
+    return all((folder / name).is_file() for name in (TABLE_PARQUET, TABLE_CSV))
+
+
 class Results:
     """The parts of a table in one folder, of chunks scored with one set of settings."""
 

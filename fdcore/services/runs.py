@@ -16,12 +16,13 @@ from fdcore import finetuning, generations, models, motion, services
 from fdcore.distribution import reference_distribution
 from fdcore.errors import RunStateError
 from fdcore.export import PACKAGES, comparison_table, provenance
-from fdcore.jobs import archive
+from fdcore.jobs import archive, screens
 from fdcore.jobs.engine import Engine, engine
 from fdcore.models import finetuned
 from fdcore.records import Failure, Score, Structure
 from fdcore.spec import ModelChoice, Spec
 from fdcore.store import structures as stored
+from fdcore.store.files import screen_folder
 from fdcore.store.records import ENDED, Attempt, Outline, Run, RunState, Viewer, Waiting, Worker
 from fdcore.tasks import score as score_task
 from fdcore.tasks.finetune import MODEL
@@ -357,6 +358,7 @@ def export(viewer: Viewer, run_id: str, stream: BinaryIO, key: str = "") -> None
         provenance=provenance_of(run),
         scores=((), ()) if scored is None else (scored.scores, scored.failures),
         made=model_folders(run),
+        screen=None if (screen := screens.screen_of(run)) is None else screen_folder(current().config, screen),
     )
     archive.write(
         stream,

@@ -16,9 +16,11 @@ import sqlalchemy as sa
 
 from fdcore.errors import StoreError, UsageError
 from fdcore.store import database, schema
-from fdcore.store.runs import Store
+from fdcore.store.runs import TASK_OF_SCREENS, Store
 
 screens, chunks = schema.screens, schema.chunks
+# The task whose runs work on screenings of the engine: each names its screening in the parameter `screen`.
+TASK = TASK_OF_SCREENS
 # Rows of one INSERT.
 BATCH = 2000
 # How often a database that is away is asked again.
@@ -227,6 +229,22 @@ class ChunkBook:
                 sa.update(chunks)
                 .where(chunks.c.screen == self.screen, chunks.c.state == "taken", chunks.c.holder == holder)
                 .values(values)
+            )
+
+    def release_of(self, beginning: str) -> None:
+        """What all holders have whose names begin so goes back, the listing too: those that are known to be gone."""
+        begins = chunks.c.holder.startswith(beginning, autoescape=True)
+        lists = screens.c.lister.startswith(beginning, autoescape=True)
+        with self.store.begin() as connection:
+            connection.execute(
+                sa.update(chunks)
+                .where(chunks.c.screen == self.screen, chunks.c.state == "taken", begins)
+                .values(state="waiting", holder=None)
+            )
+            connection.execute(
+                sa.update(screens)
+                .where(screens.c.id == self.screen, screens.c.listed == 0, lists)
+                .values(lister=None, seen_at=None)
             )
 
     def reclaim(self, silent_seconds: float) -> int:

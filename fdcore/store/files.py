@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -38,6 +39,24 @@ def remove_files(config: Config, run_id: str) -> None:
         raise ValueError(f"no run can be called {run_id!r}")
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(folder)
+
+
+def screen_folder(config: Config, screen: str) -> Path:
+    """Where the inputs, the parts and the table of a screening are, which one or several runs work on. ValueError for what is no token."""
+    if not is_screen(screen):
+        raise ValueError(f"no screening can be called {screen!r}")
+    return config.screens / screen
+
+
+def is_screen(name: str) -> bool:
+    """Whether a screening can be called so."""
+    return re.fullmatch(r"[0-9a-f]{32}", name) is not None
+
+
+def remove_screen(config: Config, screen: str) -> None:
+    """Everything that a screening has left."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(screen_folder(config, screen))
 
 
 def folder_size(folder: Path) -> int:

@@ -23,9 +23,16 @@ from fdcore.store import database, schema
 from fdcore.store.records import ACTIVE, ENDED, Attempt, Outline, Place, Run, RunState, Viewer, Waiting, Worker, run_of
 
 runs, attempts, workers = schema.runs, schema.attempts, schema.workers
+# The task whose runs share screenings (fdcore/store/chunks.py).
+TASK_OF_SCREENS = "screen"
 # The columns of a `Place`, and the order in which waiting runs are served: the queue has the same (fdcore/jobs/queue.py).
 PLACE = (runs.c.id, runs.c.lane, runs.c.attempt, runs.c.turn, runs.c.created_at)
 ORDER = (sa.case((runs.c.attempt > 0, 0), else_=1), runs.c.turn, runs.c.created_at)
+
+
+def _of_screen(screen: str) -> sa.ColumnElement[bool]:
+    # A token is nowhere else in a spec, and a person has few screenings.
+    return sa.and_(runs.c.task == TASK_OF_SCREENS, runs.c.spec.contains(f'"screen":"{screen}"', autoescape=True))
 
 
 class Store:
@@ -431,14 +438,24 @@ class Store:
             )
 
     def progress(
-        self, run_id: str, attempt: int, done: float, total: float, text: str, seconds_left: float | None, size: int
+        self,
+        run_id: str,
+        attempt: int,
+        done: float,
+        total: float,
+        text: str,
+        seconds_left: float | None,
+        size: int | None,
     ) -> bool:
-        """Note how far an attempt is. False where it is no longer the current one: its worker must let go."""
+        """Note how far an attempt is. False where it is no longer the current one: its worker must let go. `size` None: as it was."""
+        values: dict[str, Any] = {"done": done, "total": total, "text": text, "seconds_left": seconds_left}
+        if size is not None:
+            values["bytes"] = size
         with self.begin() as connection:
             current = connection.execute(
                 sa.update(runs)
                 .where(runs.c.id == run_id, runs.c.attempt == attempt, runs.c.state == "running")
-                .values(done=done, total=total, text=text, seconds_left=seconds_left, bytes=size)
+                .values(values)
             ).rowcount
             if current:
                 connection.execute(
@@ -476,7 +493,7 @@ class Store:
         error: str | None = None,
         hint: str | None = None,
         summary: Mapping[str, Any] | None = None,
-        size: int = 0,
+        size: int | None = 0,
     ) -> bool:
         """The end of a run, once: False where this attempt is no longer the current one, and then nothing changes."""
         with self.begin() as connection:
@@ -512,6 +529,23 @@ class Store:
         if ended:
             self._close_attempts(connection, run_id, state, error or "")
         return ended
+
+    # ---- runs that share a screening ---------------------------------------------------------------------------------
+
+    def runs_of_screen(self, screen: str) -> tuple[Run, ...]:
+        """Every run that works or has worked on a screening, the oldest first. The caller has asked for one of them before."""
+        query = sa.select(runs).where(_of_screen(screen)).order_by(runs.c.created_at, runs.c.id)
+        with self.begin() as connection:
+            return tuple(map(run_of, connection.execute(query)))
+
+    def share_bytes(self, screen: str, size: int) -> None:
+        """What a screening holds counts for the runs that share it, in equal parts."""
+        with self.begin() as connection:
+            count = connection.execute(
+                sa.select(sa.func.count()).select_from(runs).where(_of_screen(screen))
+            ).scalar_one()
+            if count:
+                connection.execute(sa.update(runs).where(_of_screen(screen)).values(bytes=-(-size // count)))
 
     # ---- workers ---------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ TASKS: dict[str, str] = {
     "stability": "fdcore.tasks.stability:StabilityTask",
     "generations": "fdcore.tasks.generations:GenerationsTask",
     "reproduce": "fdcore.tasks.reproduce:ReproduceTask",
+    "screen": "fdcore.tasks.screen:ScreenTask",
     "ensemble": "fdcore.tasks.ensemble:EnsembleTask",
     "report": "fdcore.tasks.report:ReportTask",
     "check": "fdcore.tasks.check:CheckTask",

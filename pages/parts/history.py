@@ -15,6 +15,7 @@ from fdcore import adversarial, ensemble, motion, plots, report, reproduction, t
 from fdcore.errors import FdcoreError
 from fdcore.human import count, duration, size
 from fdcore.services import checking, runs
+from fdcore.services import screening as screenings
 from pages.parts import (
     attacking,
     browser,
@@ -25,6 +26,7 @@ from pages.parts import (
     reporting,
     reproducing,
     running,
+    screening,
     session,
     tuning,
     validating,
@@ -40,6 +42,7 @@ PAGES = {
     ensemble.TASK: "pages/ensemble.py",
     reproduction.TASK: "pages/reproduce.py",
     report.TASK: "pages/report.py",
+    screenings.TASK: "pages/screen.py",
     validation.TASK: "pages/validate.py",
     checking.TASK: "pages/models.py",
     **dict.fromkeys(tuning.TASKS, "pages/finetune.py"),
@@ -51,6 +54,7 @@ ADDRESSES = {
     "pages/ensemble.py": "/ensemble",
     "pages/reproduce.py": "/reproduce",
     "pages/report.py": "/report",
+    "pages/screen.py": "/screen",
     "pages/validate.py": "/validate",
     "pages/models.py": "/models",
     "pages/finetune.py": "/finetune",
@@ -417,6 +421,8 @@ def _open(run: runs.Run, key: str = "") -> None:
         reproducing.open_run(run, key)
     elif run.task == report.TASK:
         reporting.open_run(run, key)
+    elif run.task == screenings.TASK:
+        screening.open_run(run, key)
     elif run.task in tuning.TASKS:
         tuning.open_run(run, key)
     else:

@@ -55,6 +55,7 @@ TASKS = {
     "stability": "Stability",
     "generations": "Loop",
     "reproduce": "Reproduction",
+    "screen": "Screening",
     "drill": "Drill",
 }
 LANES = {"quick": "short runs", "long": "long runs", "gpu": "runs on a GPU"}
