@@ -178,7 +178,7 @@ def _rates(place: Path, inputs: Path, arguments: argparse.Namespace) -> dict[str
     return {"structures_per_second": {way: statistics.median(v) for way, v in rates.items()}, "ratios": found}
 
 
-def _broken(place: Path, _: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+def _broken(place: Path, _inputs: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     count = min(arguments.count, 1000)
     write_inputs(place / "broken", count, broken=count // 100)
     _, summary = screened(place / "broken", place / "broken-out", arguments.model, 2)
@@ -208,7 +208,7 @@ def _kills(place: Path, inputs: Path, arguments: argparse.Namespace) -> dict[str
     return {"killed_table_is_the_same": same}
 
 
-def _memory(place: Path, _: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+def _memory(place: Path, _inputs: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     peaks = {}
     for times in (1, arguments.flat):
         write_inputs(place / f"flat-{times}", arguments.count * times)
