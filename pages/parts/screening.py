@@ -16,7 +16,7 @@ from pages.parts.followed import Followed
 
 # Rows that are sent to a browser; the table as a whole is in the downloads.
 MOST_ROWS = 500
-DEFAULTS: dict[str, Any] = {"hands": 1, "chunk": 500, "check_share": 0.01}
+DEFAULTS: dict[str, Any] = {"hands": 1, "chunk": 200, "check_share": 0.01}
 
 
 # ---- what is asked -------------------------------------------------------------------------------------------------

@@ -199,3 +199,11 @@ def test_inputs_that_are_not_there_are_rows(tmp_path, capfd):
     assert "0 scored, 1 failed" in capfd.readouterr().out
     table = pd.read_csv(tmp_path / "out" / "results.csv")
     assert list(table["verdict"]) == ["failed"] and "nowhere" in table["file"][0]
+
+
+def test_its_own_results_are_no_inputs(tmp_path, capfd, monkeypatch):
+    crystals(tmp_path / "in", 4)
+    monkeypatch.chdir(tmp_path / "in")
+    for _ in range(2):
+        assert main(["screen", ".", "--workers", "1", "--json", "-"]) == 0
+        assert json.loads(capfd.readouterr().out)["scored"] == 4
