@@ -343,6 +343,8 @@ def _correlations(
             else RankCorrelation(0, None, None, None)
         )
         row[f"r_s_{error}"], row[f"r_s_{error}_ci"] = r.r_s, None if r.low is None else [r.low, r.high]
+    for error in ("error_direct", "error_conservative"):
+        values = [getattr(c, error) for c in compared]
         row[f"median_{error}_eV_per_A"] = float(np.median(values)) if values else None
     return row
 
