@@ -343,6 +343,8 @@ def _correlations(
             else RankCorrelation(0, None, None, None)
         )
         row[f"r_s_{error}"], row[f"r_s_{error}_ci"] = r.r_s, None if r.low is None else [r.low, r.high]
+    for error in ("error_direct", "error_conservative"):
+        values = [getattr(c, error) for c in compared]
         row[f"median_{error}_eV_per_A"] = float(np.median(values)) if values else None
     return row
 
@@ -576,10 +578,16 @@ def what_differs(found: Reproduced) -> list[str]:
             f"Each training here sees {loop['count']} structures for {loop['epochs']} epochs, too little for a model to become stable; the whole loop, "
             "with 100 of both, is `fdcore generations` (its figures are in docs/method.md)."
         ]
+    kinds = []
+    if p.preset == "quick" and not p.models and {"fig6", "fig7"} & set(p.targets):
+        kinds = [
+            "Figures 6 and 7 ask other seeds of the same small network here, not a less regularised model and one of another kind."
+        ]
     return [
         published.PROVISO,
         f"Models here: {models}. Labels here: {who}; the paper's: VASP.",
         f"Preset {p.preset}: NVE of {e.nve_ps:g} ps ({e.water_ps:g} ps above 200 atoms), many runs of {e.drift_ps:g} ps; the paper's take 10 ps "
         "in steps of 0.5 fs.",
+        *kinds,
         *learnt,
     ]

@@ -302,6 +302,15 @@ def test_fluctuations_that_cannot_be_told_apart():
     assert "too short a run for standard errors" in said and "too alike" in said
 
 
+def test_seeds_are_not_called_models_of_another_kind():
+    def differs(*targets: str, chosen=()) -> str:
+        asked = reproduce.question(targets, reference="none", chosen=chosen)
+        return " ".join(reproduction.what_differs(reproduction.read(None, asked.spec, asked.structures)))
+
+    assert "other seeds of the same small network" in differs("fig7")
+    assert "other seeds" not in differs("fig3") and "other seeds" not in differs("fig7", chosen=[MODEL])
+
+
 def test_one_system_is_no_range():
     row = {"system": "salt", "way": "adversarial attack", "r_s_error_conservative": 1.0, "r_s_error_direct": 0.7}
     [said] = reproduction._rank_sentences([row])
