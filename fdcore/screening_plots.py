@@ -79,4 +79,4 @@ def histogram(
         layers = bars + rule
     count = sum(bins.values())
     title = chart_title("How much the forces disagree", f"{count:,} structure{'' if count == 1 else 's'}; logarithmic")
-    return layers.properties(height=230, title=title)
+    return layers.properties(height=270, title=title)

@@ -222,6 +222,8 @@ def folder_of(run: runs.Run) -> Path:
 
 # The rate is that of the last minute: what comes next is rather like that than like the beginning.
 RATE_SECONDS = 60.0
+# Before so many structures were done, or so long has passed, nothing is said: the first file may be one that fails at once.
+SURE_STRUCTURES, SURE_SECONDS = 10, 20.0
 
 
 @dataclass(frozen=True)
@@ -275,6 +277,9 @@ class Watch:
         done = count.scored + count.failed
         # What is done of chunks in work, as the hands tell it.
         ahead = max((hand.done for hand in hands if hand.state == "running"), default=0.0)
+        # Loading a model says nothing of the pace.
+        if not any(hand.state == "running" and hand.text != "starting" for hand in hands):
+            self._pace.clear()
         rate = self._rate(max(float(done), ahead))
         left = max(0.0, count.expected - max(done, ahead))
         seconds = left / rate if rate and count.listed else None
@@ -296,7 +301,9 @@ class Watch:
         while now - self._pace[0][0] > RATE_SECONDS:
             self._pace.popleft()
         then, before = self._pace[0]
-        return (done - before) / (now - then) if done > before else None
+        moved, passed = done - before, now - then
+        enough = (moved >= SURE_STRUCTURES and passed >= 2.0) or passed >= SURE_SECONDS
+        return moved / passed if moved > 0 and enough else None
 
 
 # ---- what was found ------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def ask() -> None:
             brought, folder = _what()
         with right:
             model_picker()
-        with st.expander("More settings", icon=":material/tune:"):
+        with st.expander("Hands, chunks and a check", icon=":material/tune:"):
             _how()
         _start(brought, folder)
     if not brought and not folder:

@@ -70,22 +70,14 @@ def _draw(run_id: str) -> None:
 # ---- filters -------------------------------------------------------------------------------------------------------
 
 
-def set_filter(new: Filter) -> None:
-    """Look for something else, the widgets following."""
-    screening.want(new)
-
-
 def _filters(present: Sequence[str]) -> None:
     now = screening.wanted()
-    state = st.session_state
-    state[_WIDGETS + "verdicts"] = [v for v in now.verdicts if v in words.LEVELS]
-    state[_WIDGETS + "elements"] = " ".join(now.elements)
-    for name in ("least_atoms", "most_atoms", "least", "most"):
-        state[_WIDGETS + name] = getattr(now, name)
-    state[_WIDGETS + "ties"] = now.ties
-    state[_WIDGETS + "text"] = now.text
-    first, second, third = st.columns([3, 3, 4], gap="medium")
+    _say("verdicts", [v for v in now.verdicts if v in words.LEVELS])
+    _say("elements", " ".join(now.elements))
+    for name in ("least_atoms", "most_atoms", "least", "most", "ties", "text"):
+        _say(name, getattr(now, name))
     options = [level for level in words.LEVELS if level in present or level in now.verdicts]
+    first, second, third, fourth = st.columns([3, 3, 4, 2.2], gap="medium", vertical_alignment="bottom")
     with first:
         st.multiselect(
             "Show",
@@ -101,22 +93,10 @@ def _filters(present: Sequence[str]) -> None:
         )
     with third:
         st.text_input("Find", key=_WIDGETS + "text", placeholder="file name, formula, id or reason", on_change=_changed)
-    least, most, low, high, ties = st.columns([2, 2, 2, 2, 2.4], gap="medium", vertical_alignment="bottom")
-    with least:
-        st.number_input("Atoms from", min_value=1, step=1, value=None, key=_WIDGETS + "least_atoms", placeholder="any", on_change=_changed)  # fmt: skip
-    with most:
-        st.number_input("Atoms to", min_value=1, step=1, value=None, key=_WIDGETS + "most_atoms", placeholder="any", on_change=_changed)  # fmt: skip
-    with low:
-        st.number_input("U_Delta from (eV/Å)", min_value=0.0, value=None, format="%g", key=_WIDGETS + "least", placeholder="any", on_change=_changed)  # fmt: skip
-    with high:
-        st.number_input("U_Delta to (eV/Å)", min_value=0.0, value=None, format="%g", key=_WIDGETS + "most", placeholder="any", on_change=_changed)  # fmt: skip
-    with ties:
-        st.toggle(
-            "Only ties",
-            key=_WIDGETS + "ties",
-            on_change=_changed,
-            help="The model keeps a fixed number of neighbours, and cuts through a shell of equal distances: the answer depends on which it keeps.",
-        )
+    set_here = sum(getattr(now, name) is not None for name in ("least_atoms", "most_atoms", "least", "most")) + now.ties
+    label = "Size and U_Delta" + (f" ({set_here})" if set_here else "")
+    with fourth, st.popover(label, icon=":material/tune:", key="screen-more-filters", width="stretch"):
+        _ranges()
     problem = st.session_state.pop("fd_screen_filter_problem", None)
     if problem is not None:
         st.warning(f"{plain(problem.message)} {plain(problem.hint)}", icon=":material/filter_alt_off:")
@@ -126,9 +106,41 @@ def _filters(present: Sequence[str]) -> None:
             icon=":material/filter_alt_off:",
             type="tertiary",
             key="screen-all",
-            on_click=set_filter,
+            on_click=screening.want,
             args=(Filter(),),
         )
+
+
+def _say(name: str, value: Any) -> None:
+    """What a widget shows. Only where it differs: what is being typed just now would be overwritten each time the table is looked at."""
+    key = _WIDGETS + name
+    if key not in st.session_state or st.session_state[key] != value:
+        st.session_state[key] = value
+
+
+def _ranges() -> None:
+    """The filters that are one click away."""
+    whole: dict[str, Any] = {"min_value": 1, "step": 1, "value": None, "placeholder": "any", "on_change": _changed}
+    real: dict[str, Any] = {
+        "min_value": 0.0,
+        "value": None,
+        "format": "%g",
+        "placeholder": "any",
+        "on_change": _changed,
+    }
+    for name, label, kind in (
+        ("least_atoms", "Atoms from", whole),
+        ("most_atoms", "Atoms to", whole),
+        ("least", "U_Delta from (eV/Å)", real),
+        ("most", "U_Delta to (eV/Å)", real),
+    ):
+        st.number_input(label, key=_WIDGETS + name, **kind)
+    st.toggle(
+        "Only ties",
+        key=_WIDGETS + "ties",
+        on_change=_changed,
+        help="The model keeps a fixed number of neighbours, and cuts through a shell of equal distances: the answer depends on which it keeps.",
+    )
 
 
 def _changed() -> None:
@@ -183,8 +195,11 @@ def _rows(shown: pd.DataFrame, key: str) -> list[int]:
     number = st.column_config.NumberColumn
     order = [
         "verdict", "file", "index", "id", "formula", "n_atoms", "force_delta_eV_per_A", "worst", "worst_atom_eV_per_A",
-        "reference_percentile", "confidence_eV_per_A", "error_direct_eV_per_A", "error", "hint", "warnings",
+        "reference_percentile", "confidence_eV_per_A", "error_direct_eV_per_A", "error", "warnings",
     ]  # fmt: skip
+    # Where most have failed, what to do about it is what is looked for.
+    failures = (shown["verdict"] == "failed").mean() > 0.5
+    order += ["hint"] if failures else []
     frame = shown.assign(
         verdict=[words.LEVELS[v].word for v in shown["verdict"]],
         worst=[
@@ -222,7 +237,7 @@ def _rows(shown: pd.DataFrame, key: str) -> list[int]:
             "reference_percentile": number("Percentile", format="%.0f", help=words.PERCENTILE_HELP),
             "confidence_eV_per_A": number("Expected error (eV/Å)", format="%.3g", help=words.CONFIDENCE_HELP),
             "error_direct_eV_per_A": number("Error of F_nc (eV/Å)", format="%.3g"),
-            "error": st.column_config.TextColumn("Why it failed", width="large"),
+            "error": st.column_config.TextColumn("Why it failed", width="large" if failures else "medium"),
             "hint": st.column_config.TextColumn("What to do", width="large"),
             "warnings": "Notes",
         },

@@ -164,6 +164,10 @@ def _found(run: runs.Run, standing: Standing) -> None:
                 f"**{three_digits(worst['force_delta_eV_per_A'])} eV/Å**.",
                 help=words.FORCE_DELTA_HELP,
             )
+        for level in ("unreliable", "caution"):
+            if found.verdicts.get(level):
+                _show_button(f"Show the {found.verdicts[level]:,} in the table", level)
+                break
     if scored:
         model = run.spec.model.id if run.spec.model else ""
         chart = screening_plots.histogram(found.bins, reference_distribution(model))
@@ -172,13 +176,13 @@ def _found(run: runs.Run, standing: Standing) -> None:
             key=f"screen-histogram-{'live' if standing.active else 'done'}",
             alt=f"Histogram of U_Delta over {scored:,} structures on a logarithmic axis; its numbers are in the table of bins.",
         )
-    left, right = st.columns(2, gap="medium")
-    if scored:
-        with left, st.expander("The numbers of the histogram", icon=":material/table:"):
-            _bins(screening_plots.bins_table(found.bins))
     failed = found.verdicts.get("failed", 0)
+    places = iter(st.columns(2, gap="medium") if scored and failed else [st.container()])
+    if scored:
+        with next(places), st.expander("The numbers of the histogram", icon=":material/table:"):
+            _bins(screening_plots.bins_table(found.bins))
     if failed:
-        with right, st.expander(f"Why {failed:,} failed", icon=":material/error:", expanded=not scored):
+        with next(places), st.expander(f"Why {failed:,} failed", icon=":material/error:", expanded=not scored):
             _reasons(found.reasons)
     _notes(standing)
 
@@ -189,7 +193,7 @@ def _sentence(standing: Standing, scored: int) -> str:
         return f"None of {count(standing.done, 'structure')} could be scored{so_far}: the reasons are below."
     bad, careful = found.verdicts.get("unreliable", 0), found.verdicts.get("caution", 0)
     if bad:
-        return f"Do not trust this model on {bad:,} of {count(scored, 'structure')}{so_far}; look at the top of the list first."
+        return f"Do not rely on this model on {bad:,} of {count(scored, 'structure')}{so_far}."
     if careful:
         return f"{careful:,} of {count(scored, 'structure')} deserve a look{so_far}."
     if found.verdicts.get("unknown", 0) == scored:
@@ -232,13 +236,14 @@ def _reasons(reasons) -> None:
         alt="Why structures could not be scored, and how many.",
         column_config={"Reason": st.column_config.TextColumn(width="large")},
     )
-    st.button(
-        "Show them in the table",
-        icon=":material/filter_alt:",
-        key="screen-show-failed",
-        on_click=screen_table.set_filter,
-        args=(Filter(verdicts=("failed",)),),
-    )
+    _show_button("Show them in the table", "failed")
+
+
+def _show_button(label: str, level: str) -> None:
+    """Look only for this verdict in the table, which is a fragment of its own."""
+    if st.button(label, type="tertiary", icon=":material/filter_alt:", key=f"screen-show-{level}"):
+        screening.want(Filter(verdicts=(level,)))
+        st.rerun()
 
 
 def _notes(standing: Standing) -> None:
