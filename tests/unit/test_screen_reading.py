@@ -278,7 +278,8 @@ def test_a_file_that_is_too_large_is_not_read(pool: Pool, tmp_path: Path) -> Non
 def misbehaving(code: str) -> Pool:
     """A pool of one child that reads as it should, but does what `code` says with sources whose name or content holds `bad`."""
     program = (
-        "import sys, os, time\nfrom fdcore.structures import wire\nfrom fdcore.structures.read import read_source\n"
+        # As the real one: no source pays for imports.
+        "import sys, os, time\nfrom fdcore.structures import cif, dicts, wire, xyz\nfrom fdcore.structures.read import read_source\n"
         f"def read(source, limits):\n    if 'bad' in source.name or b'bad' in source.data:\n        {code}\n    return read_source(source, limits)\n"
         "out = os.fdopen(os.dup(1), 'wb'); os.dup2(2, 1)\nwire.serve(sys.stdin.buffer, out, read)\n"
     )
