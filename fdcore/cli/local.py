@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,30 @@ def carry_out(
     unit: str = "step",
     load_further: Any = None,
 ) -> Outcome:
-    """One attempt with a progress bar; Ctrl-C, or SIGTERM, stops it at the next state that can be saved, twice at
-    once."""
+    """One attempt with a progress bar; it is stopped (`stop_asked`) at the next state that can be saved."""
+    with stop_asked() as should_stop, tqdm(total=None, unit=unit, file=sys.stderr, disable=None) as bar:
+
+        def report(known: Report) -> None:
+            bar.total = known.total
+            bar.set_description(known.text, refresh=False)
+            bar.update(known.done - bar.n)
+
+        return execute(
+            spec,
+            structures,
+            load,
+            folder,
+            previous=previous,
+            report=report,
+            should_stop=should_stop,
+            limits=Limits(),
+            load_further=load_further,
+        )
+
+
+@contextlib.contextmanager
+def stop_asked() -> Iterator[Callable[[], bool]]:
+    """Inside, Ctrl-C and SIGTERM ask to stop soon, which the yielded function tells; a second one stops at once."""
     stop: list[bool] = []
 
     def interrupted(*_: object) -> None:
@@ -67,29 +89,12 @@ def carry_out(
         stop.append(True)
         print("fdcore: stopping; once more stops at once", file=sys.stderr)
 
-    with tqdm(total=None, unit=unit, file=sys.stderr, disable=None) as bar:
-
-        def report(known: Report) -> None:
-            bar.total = known.total
-            bar.set_description(known.text, refresh=False)
-            bar.update(known.done - bar.n)
-
-        before = {number: signal.signal(number, interrupted) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            return execute(
-                spec,
-                structures,
-                load,
-                folder,
-                previous=previous,
-                report=report,
-                should_stop=lambda: bool(stop),
-                limits=Limits(),
-                load_further=load_further,
-            )
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    before = {number: signal.signal(number, interrupted) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(stop)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Loaded:

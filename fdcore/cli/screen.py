@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 from pathlib import Path
 from typing import Any, TextIO
@@ -13,6 +12,7 @@ from tqdm import tqdm
 
 from fdcore import config as configuration
 from fdcore import services
+from fdcore.cli.local import stop_asked
 from fdcore.cli.output import EXIT_OK, EXIT_PARTLY, EXIT_STOPPED, named_model, require_writable, write
 from fdcore.errors import UsageError
 from fdcore.human import duration
@@ -71,27 +71,14 @@ def _shared_database() -> str:
 
 
 def _watched(order: Order) -> Standing | None:
-    """The screening with a progress bar; Ctrl-C or SIGTERM stops it soon, twice at once."""
-    stop: list[bool] = []
-
-    def interrupted(*_: object) -> None:
-        if stop:
-            raise KeyboardInterrupt
-        stop.append(True)
-        print("fdcore: stopping; once more stops at once", file=sys.stderr)
-
+    """The screening with a progress bar."""
     latest: Standing | None = None
-    before = {number: signal.signal(number, interrupted) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        with tqdm(total=None, unit="structure", file=sys.stderr, disable=None) as bar:
-            for latest in screen(order, lambda: bool(stop)):
-                bar.total = max(latest.count.expected, latest.done) or None
-                bar.set_description("scoring" if latest.count.listed else "listing", refresh=False)
-                bar.set_postfix(failed=latest.count.failed, processes=latest.processes, refresh=False)
-                bar.update(latest.done - bar.n)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with stop_asked() as should_stop, tqdm(total=None, unit="structure", file=sys.stderr, disable=None) as bar:
+        for latest in screen(order, should_stop):
+            bar.total = max(latest.count.expected, latest.done) or None
+            bar.set_description("scoring" if latest.count.listed else "listing", refresh=False)
+            bar.set_postfix(failed=latest.count.failed, processes=latest.processes, refresh=False)
+            bar.update(latest.done - bar.n)
     return latest
 
 
