@@ -322,8 +322,8 @@ def listed(run: runs.Run) -> Listed:
     results = _results(run)
     parts: dict[int, Path] = {}
     unlisted: dict[int, pa.Table] = {}
-    for number, key, body, _ in _book(run).done():
-        if key == listing.UNLISTED:
+    for number, key, body in _book(run).keys(with_body=listing.UNLISTED):
+        if body is not None:
             unlisted[number] = listing.unlisted(body)
         else:
             parts[number] = results.path(key)
