@@ -294,8 +294,7 @@ class ChunkBook:
             )
             with self.store.begin() as connection:
                 rows = connection.execute(query).all()
-            for number, key, body in rows:
-                yield number, key, body
+            yield from map(tuple, rows)
             if len(rows) < BATCH:
                 return
             after = rows[-1].number
