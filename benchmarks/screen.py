@@ -1,6 +1,6 @@
 """What `fdcore screen` does in a second, what it holds in memory, and what it survives.
 
-    python benchmarks/screen.py [--json PATH] [--count 2000] [--model ID] [--skip-flat] [--skip-kills]
+    python benchmarks/screen.py [--json PATH] [--count 2000] [--model ID] [--compile] [--parts rates,broken,kills,memory]
 
 On mixed crystals of 2 to 60 atoms, all different, written as CIF and extXYZ:
   ASE loop     the peer: read each file with ASE, F_nc from the package's calculator, then F_c from a second calculation, one structure after
@@ -139,42 +139,46 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--flat", type=int, default=10, help="so many times more structures for the memory (default 10)"
     )
-    parser.add_argument("--skip-flat", action="store_true")
-    parser.add_argument("--skip-kills", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="also with --compile")
+    parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {', '.join(PARTS)}")
     arguments = parser.parse_args(argv)
     found: dict[str, Any] = {"machine": machine("cpu"), "structures": arguments.count}
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        inputs = place / "inputs"
-        write_inputs(inputs, arguments.count)
-        rates: dict[str, list[float]] = {"ASE loop": [], "one": [], "two": []}
-        for turn in range(arguments.rounds):
-            rates["ASE loop"].append(ase_loop(inputs, 10))
-            for way, workers in (("one", 1), ("two", 2)):
-                seconds, summary = screened(inputs, place / f"{way}-{turn}", arguments.model, workers)
-                rates[way].append(summary["structures"] / seconds)
-        found["structures_per_second"] = {way: statistics.median(values) for way, values in rates.items()}
-        for way, values in found["structures_per_second"].items():
-            print(f"{way:<10} {values:8.1f} structures/s")
-        ratios = {
-            "screen / ASE loop": [b / a for a, b in zip(rates["ASE loop"], rates["two"], strict=True)],
-            "two / one": [b / a for a, b in zip(rates["one"], rates["two"], strict=True)],
-        }
-        found["ratios"] = {
-            pair: {"median": statistics.median(v), "min": min(v), "max": max(v)} for pair, v in ratios.items()
-        }
-        for pair, v in found["ratios"].items():
-            print(f"{pair}: {v['median']:.2f} ({v['min']:.2f} to {v['max']:.2f}){told(v['median'], TARGETS[pair])}")
-        found |= _broken(place, arguments)
-        if not arguments.skip_kills:
-            found |= _kills(place, inputs, arguments)
-        if not arguments.skip_flat:
-            found |= _memory(place, arguments)
+        write_inputs(place / "inputs", arguments.count)
+        for part in arguments.parts.split(","):
+            found |= PARTS[part](place, place / "inputs", arguments)
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(found, indent=1))
 
 
-def _broken(place: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+def _rates(place: Path, inputs: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """In turn; of the command its whole time, and that from the moment when the first of its processes has its model."""
+    ways: dict[str, tuple[int, tuple[str, ...]]] = {"one": (1, ()), "two": (2, ())}
+    if arguments.compile:
+        ways["two, compiled"] = (2, ("--compile",))
+    rates: dict[str, list[float]] = {"ASE loop": []}
+    for turn in range(arguments.rounds):
+        rates["ASE loop"].append(ase_loop(inputs, 10))
+        for way, (workers, extra) in ways.items():
+            seconds, summary = screened(inputs, place / f"{way}-{turn}", arguments.model, workers, *extra)
+            rates.setdefault(f"{way}, start included", []).append(summary["structures"] / seconds)
+            rates.setdefault(way, []).append(summary["structures"] / summary["working_seconds"])
+    for way, values in rates.items():
+        print(f"{way:<30} {statistics.median(values):8.1f} structures/s ({min(values):.1f} to {max(values):.1f})")
+    pairs = {"screen / ASE loop": ("two", "ASE loop"), "two / one": ("two", "one")}
+    if arguments.compile:
+        pairs["compiled / ASE loop"] = ("two, compiled", "ASE loop")
+    ratios = {
+        pair: [b / a for a, b in zip(rates[below], rates[above], strict=True)] for pair, (above, below) in pairs.items()
+    }
+    found = {pair: {"median": statistics.median(v), "min": min(v), "max": max(v)} for pair, v in ratios.items()}
+    for pair, v in found.items():
+        print(f"{pair}: {v['median']:.2f} ({v['min']:.2f} to {v['max']:.2f}){told(v['median'], TARGETS.get(pair))}")
+    return {"structures_per_second": {way: statistics.median(v) for way, v in rates.items()}, "ratios": found}
+
+
+def _broken(place: Path, _inputs: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     count = min(arguments.count, 1000)
     write_inputs(place / "broken", count, broken=count // 100)
     _, summary = screened(place / "broken", place / "broken-out", arguments.model, 2)
@@ -204,7 +208,7 @@ def _kills(place: Path, inputs: Path, arguments: argparse.Namespace) -> dict[str
     return {"killed_table_is_the_same": same}
 
 
-def _memory(place: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+def _memory(place: Path, _inputs: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     peaks = {}
     for times in (1, arguments.flat):
         write_inputs(place / f"flat-{times}", arguments.count * times)
@@ -213,6 +217,9 @@ def _memory(place: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     ratio = peaks[arguments.flat] / peaks[1]
     print(f"memory, all / a tenth: {ratio:.3f}{told(ratio, TARGETS['memory, all / a tenth'])}")
     return {"peak_MB": peaks, "memory_ratio": ratio}
+
+
+PARTS = {"rates": _rates, "broken": _broken, "kills": _kills, "memory": _memory}
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def asymmetry_by_distance(found: Examined) -> Chart:
             ],
         )
         .properties(
-            height=260,
+            height=340,
             title=chart_title(
                 "The Jacobian of F_nc and its asymmetric part", "pair by pair; at 0 Å an atom with itself"
             ),
@@ -143,7 +143,7 @@ def asymmetry_by_atom(found: Examined) -> Chart:
             ],
         )
         .properties(
-            height=200,
+            height=240,
             title=chart_title(
                 "Which atoms the asymmetry comes from",
                 f"the first {len(few)} of {len(table)}" if len(few) < len(table) else "",
@@ -192,7 +192,7 @@ def loop_work(found: Examined) -> Chart:
             ],
         )
         .properties(
-            height=220, title=chart_title("Work on closed loops", "that of F_c is zero where the energy is smooth")
+            height=320, title=chart_title("Work on closed loops", "that of F_c is zero where the energy is smooth")
         )
     )
 
@@ -246,7 +246,7 @@ def jumps(found: Examined) -> Chart:
                 alt.Tooltip("neighbour_changes:Q", title="neighbours changed"),
             ],
         )
-        .properties(height=220, title=chart_title("Steps of the energy that F_c does not explain"))
+        .properties(height=320, title=chart_title("Steps of the energy that F_c does not explain"))
     )
 
 
@@ -299,7 +299,7 @@ def copies(found: Examined) -> Chart:
         .encode(x="deviation:Q", tooltip=[alt.Tooltip("deviation:Q", title="U_Delta (eV/Å)", format=".3g")])
     )
     return (points + rule).properties(
-        height=140, title=chart_title("Turned, permuted and shifted copies", "the dashed line is U_Delta")
+        height=250, title=chart_title("Turned, permuted and shifted copies", "the dashed line is U_Delta")
     )
 
 
@@ -336,6 +336,6 @@ def drift(found: Examined) -> Chart:
             ],
         )
         .properties(
-            height=220, title=chart_title("NVE under either force", "from the same atoms with the same momenta")
+            height=320, title=chart_title("NVE under either force", "from the same atoms with the same momenta")
         )
     )

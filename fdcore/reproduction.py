@@ -200,9 +200,15 @@ def _energy_sentences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         if a is None or b is None:
             continue
         more = abs(a) > abs(b)
+        verdict = "as the paper finds" if more else "NOT as the paper finds"
+        intervals = [r["drift_ci"] for r in (direct, conservative)]
+        if None in intervals:
+            verdict += ", in a run too short for an interval"
+        elif abs(abs(a) - abs(b)) < float(np.hypot(*intervals)):
+            verdict += ", but the intervals overlap"
         out.append(
-            f"{system}, {model}: the energy drifts by {three_digits(a, sign=True)} meV/atom/ps driven by F_nc and by "
-            f"{three_digits(b, sign=True)} driven by F_c: {'as the paper finds' if more else 'NOT as the paper finds'}."
+            f"{system}, {model}: the energy drifts by {plus_minus(a, direct['drift_ci'], sign=True)} meV/atom/ps driven by F_nc and by "
+            f"{plus_minus(b, conservative['drift_ci'], sign=True)} driven by F_c: {verdict}."
         )
     return out
 
@@ -260,7 +266,7 @@ def _fluctuation_sentences(rows: Sequence[Mapping[str, Any]]) -> Iterable[str]:
         verdict = ("as the paper finds" if a > b else "NOT as the paper finds") if far else "too alike to be told apart"
         yield (
             f"{system}, {model}: the temperature fluctuates by {plus_minus(a, errors[0])} K driven by F_nc and by "
-            f"{plus_minus(b, errors[1])} K driven by F_c (standard errors): {verdict}."
+            f"{plus_minus(b, errors[1])} K driven by F_c ({'too short a run for standard errors' if None in errors else 'standard errors'}): {verdict}."
         )
 
 
@@ -337,6 +343,8 @@ def _correlations(
             else RankCorrelation(0, None, None, None)
         )
         row[f"r_s_{error}"], row[f"r_s_{error}_ci"] = r.r_s, None if r.low is None else [r.low, r.high]
+    for error in ("error_direct", "error_conservative"):
+        values = [getattr(c, error) for c in compared]
         row[f"median_{error}_eV_per_A"] = float(np.median(values)) if values else None
     return row
 
@@ -352,8 +360,10 @@ def _rank_sentences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         c = [r["r_s_error_conservative"] for r in able]
         d = [r["r_s_error_direct"] for r in able]
         out.append(
-            f"{way[0].upper()}{way[1:]}: U_Delta ranks eps_c with r_s from {min(c):.2f} to {max(c):.2f} and eps_nc from {min(d):.2f} to "
-            f"{max(d):.2f} over {len(able)} system{'' if len(able) == 1 else 's'}."
+            f"{way[0].upper()}{way[1:]}: U_Delta ranks eps_c with r_s = {min(c):.2f} and eps_nc with {min(d):.2f} on one system."
+            if len(able) == 1
+            else f"{way[0].upper()}{way[1:]}: U_Delta ranks eps_c with r_s from {min(c):.2f} to {max(c):.2f} and eps_nc from {min(d):.2f} to "
+            f"{max(d):.2f} over {len(able)} systems."
         )
         weak = [r["system"] for r in able if r["r_s_error_direct"] < STRONG]
         if weak:
@@ -568,10 +578,16 @@ def what_differs(found: Reproduced) -> list[str]:
             f"Each training here sees {loop['count']} structures for {loop['epochs']} epochs, too little for a model to become stable; the whole loop, "
             "with 100 of both, is `fdcore generations` (its figures are in docs/method.md)."
         ]
+    kinds = []
+    if p.preset == "quick" and not p.models and {"fig6", "fig7"} & set(p.targets):
+        kinds = [
+            "Figures 6 and 7 ask other seeds of the same small network here, not a less regularised model and one of another kind."
+        ]
     return [
         published.PROVISO,
         f"Models here: {models}. Labels here: {who}; the paper's: VASP.",
         f"Preset {p.preset}: NVE of {e.nve_ps:g} ps ({e.water_ps:g} ps above 200 atoms), many runs of {e.drift_ps:g} ps; the paper's take 10 ps "
         "in steps of 0.5 fs.",
+        *kinds,
         *learnt,
     ]

@@ -39,6 +39,12 @@ def require_name(model_id: str) -> None:
         raise UsageError(f"{model_id!r} is not the name of a model.", "`fdcore models` lists them.")
 
 
+def require_seed(seed: object) -> None:
+    """UsageError for what no generator of random numbers takes."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise UsageError(f"The seed is {seed!r}; a whole number from 0 to 2^63 - 1 is needed.")
+
+
 @dataclass(frozen=True)
 class Spec:
     """One run of one task. Two runs with equal specs do the same work.
@@ -60,8 +66,7 @@ class Spec:
     def __post_init__(self) -> None:
         if self.model is not None and self.model.dtype not in DTYPES:
             raise UsageError(f"There is no precision {self.model.dtype!r}.", f"Use {' or '.join(DTYPES)}.")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
-            raise UsageError(f"The seed is {self.seed!r}; a whole number from 0 to 2^63 - 1 is needed.")
+        require_seed(self.seed)
         for name, value in self.parameters.items():
             try:
                 canonical(value)

@@ -87,8 +87,11 @@ def called(key: str) -> str:
 
 def intervals(found: Validation) -> str:
     """What the brackets are."""
-    if found.pooled.conservative.low is None:
-        return interval_text(found.bands)
+    pooled = found.pooled.conservative
+    if pooled.r_s is None:
+        return ""
+    if pooled.low is None:
+        return f"No intervals: fewer than {FEWEST_GROUPS} {found.drawn} say nothing about others."
     return (
         f"In brackets: 95 % bootstrap intervals over {DRAWN[found.drawn]}; a band of fewer than {FEWEST_GROUPS} of them has none. Of a single "
         "group they are over its structures; the mean over groups has one by Student's t."
@@ -121,6 +124,8 @@ def detected(found: Detection, error: str) -> str:
     x = f"{three_digits(limit.above)} eV/Å"
     why = " (the median: hardly any structure is on the other side of the usual bound)" if limit.why == "median" else ""
     rocs = found.structures
+    if rocs.n < FEWEST_PAIRS:
+        return f"Whether U_Delta tells structures with a large {name} from others cannot be told from {count(rocs.n, 'structure')}."
     if rocs.area is None:
         side = "none" if rocs.bad == 0 else "every one"
         return f"Of {count(rocs.n, 'structure')} {side} has {name} above {x}{why}: there is nothing to tell apart."
@@ -136,7 +141,7 @@ def detected(found: Detection, error: str) -> str:
 def alarmed(found: Detection, error: str) -> str:
     """What the threshold of the verdict does; empty for a model without one."""
     a = found.alarm
-    if a is None or a.hits is None or a.false_alarms is None:
+    if a is None or a.hits is None or a.false_alarms is None or a.n < FEWEST_PAIRS:
         return ""
     return (
         f"The verdict's own threshold, {three_digits(a.threshold)} eV/Å, points at {a.caught} of the {a.bad} structures with large "

@@ -21,7 +21,7 @@ def add_screen(verbs: argparse._SubParsersAction) -> argparse.ArgumentParser:
     )
     screen.add_argument("--workers", type=int, help="processes on this machine (default: one per core, or one per GPU)")
     screen.add_argument(
-        "--chunk", type=int, default=500, help="structures that are taken and kept at once (default 500)"
+        "--chunk", type=int, default=200, help="structures that are taken and kept at once (default 200)"
     )
     screen.add_argument(
         "--check", type=float, default=0.01, help="share that is scored a second time, alone, to compare (default 0.01)"

@@ -21,6 +21,7 @@ from fdcore.cli.output import (
     write,
 )
 from fdcore.errors import UsageError
+from fdcore.human import count
 from fdcore.report import Report
 from fdcore.report_verdict import sentence
 from fdcore.services import report as reports
@@ -89,7 +90,8 @@ def _print(found: Report, out: TextIO) -> None:
     for one in found.examined:
         said, good_for = report_files.said_of(one, found)
         print(
-            f"\n{report_files.name_of(one)}, {one.structure.n_atoms} atoms, {found.model_id}, {found.dtype}", file=out
+            f"\n{report_files.name_of(one)}, {count(one.structure.n_atoms, 'atom')}, {found.model_id}, {found.dtype}",
+            file=out,
         )
         print(f"{sentence(good_for)}\n", file=out)
         for use in good_for:

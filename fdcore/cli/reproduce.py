@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from fdcore import models, reproduction, reproduction_report, services
-from fdcore.cli.local import carry_out, record
+from fdcore.cli.local import carry_out, record, say
 from fdcore.cli.output import (
     EXIT_OK,
     EXIT_PARTLY,
@@ -81,8 +81,7 @@ def run(arguments: argparse.Namespace, results: TextIO) -> int:
         print(f"\nnumbers, figures and the page are in {out}: {out / 'report.html'}", file=results)
     for name, reason in found.failed.items():
         print(f"not done: {name}: {reason}", file=sys.stderr)
-    if outcome.state == "failed":
-        print(f"fdcore: {outcome.error} {outcome.hint or ''}".rstrip(), file=sys.stderr)
+    say(outcome, arguments.out, len(found.seconds))
     if outcome.state == "cancelled":
         return EXIT_STOPPED
     return EXIT_PARTLY if failures or found.failed or outcome.state == "failed" else EXIT_OK

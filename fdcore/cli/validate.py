@@ -28,6 +28,7 @@ from fdcore.export import failure_row
 from fdcore.human import count, three_digits
 from fdcore.records import Failure, ModelCard
 from fdcore.services import validation as validations
+from fdcore.spec import require_seed
 from fdcore.structures import Parsed
 from fdcore.tasks.validate import LABELS
 from fdcore.validation import Validation
@@ -50,6 +51,7 @@ def run(arguments: argparse.Namespace, results: TextIO) -> int:
             raise UsageError(f"--{place} needs a path, not standard output.")
     if arguments.above is not None and not arguments.above > 0:
         raise UsageError(f"--above {arguments.above} is no error.", "Give a number above zero, in eV/Å.")
+    require_seed(arguments.seed)
     named = named_model(arguments)
     # A mistake in it is known before an hour of computing; members are known by name, a fine-tuned one may be named by its path.
     reference = LABELS if arguments.reference == LABELS else references.register(arguments.reference).id

@@ -11,13 +11,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from fdcore.dynamics.settings import default_timestep_fs
+from fdcore.dynamics.settings import between, default_timestep_fs, whole
 from fdcore.errors import UsageError
 from fdcore.models import card
 from fdcore.reproduce.settings import Reproduction
 
 if TYPE_CHECKING:
     from fdcore.records import Structure
+
+
+# What no protocol needs more of; each task has bounds of its own besides.
+MOST, LONGEST_PS = 100_000, 100_000.0
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,18 @@ class Effort:
     loop: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        for name in ("drift_seeds", "drift_frames", "climbs", "climb_steps", "climbed", "copies"):
+            whole(name, getattr(self, name), 1, MOST)
+        whole("relax_steps", self.relax_steps, 0, MOST)
+        for name in ("nve_ps", "water_ps", "nvt_ps", "drift_ps"):
+            between(name, getattr(self, name), 0.001, LONGEST_PS, "ps")
+        between("equilibrate_ps", self.equilibrate_ps, 0.0, LONGEST_PS, "ps")
+        between("relax_fmax", self.relax_fmax, 1e-6, 10.0, "eV/Å")
+        between("timestep_heavy_fs", self.timestep_heavy_fs, 0.001, 100.0, "fs")
+        if isinstance(self.sigmas, str) or not isinstance(self.sigmas, Sequence) or not self.sigmas:
+            raise UsageError(f"sigmas is {self.sigmas!r}; a list of lengths in Å is needed, such as [0.0, 0.05].")
+        for sigma in self.sigmas:
+            between("one of sigmas", sigma, 0.0, 10.0, "Å")
         object.__setattr__(self, "sigmas", tuple(self.sigmas))
 
 
@@ -210,13 +226,9 @@ def effort_of(asked: Reproduction) -> Effort:
     base = EFFORTS[asked.preset]
     changed = dict(asked.effort)
     if "loop" in changed:
+        if not isinstance(changed["loop"], Mapping):
+            raise UsageError(f'loop is {changed["loop"]!r}; names and values are needed, such as {{"epochs": 4}}.')
         changed["loop"] = {**(base.loop or {}), **changed["loop"]}
-    for name, value in changed.items():
-        kept = getattr(base, name)
-        if isinstance(kept, (int, float)) and (
-            isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0
-        ):
-            raise UsageError(f"{name} is {value!r}; a number is needed.")
     return replace(base, **changed)
 
 

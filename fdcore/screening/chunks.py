@@ -60,7 +60,7 @@ class Chunk:
         return cls(fields["number"], tuple(Piece(**piece) for piece in fields["pieces"]), fields["count"])
 
 
-def list_chunks(paths: Sequence[str | Path], size: int = 500, root: Path | None = None) -> Iterator[Chunk | Failure]:
+def list_chunks(paths: Sequence[str | Path], size: int = 200, root: Path | None = None) -> Iterator[Chunk | Failure]:
     """Chunks of about `size` structures of these files and folders, in order, and a Failure for each path that gives none.
 
     With `root`, names are relative to it, so are relative paths, and what lies outside of it is a Failure. Folders are walked in sorted order;

@@ -20,7 +20,7 @@ from fdcore.screening.chunks import Chunk
 from fdcore.screening.reading import ReadChunk, chunk_key, read_chunk
 from fdcore.screening.results import Results
 from fdcore.screening.scoring import How
-from fdcore.store.chunks import ChunkBook, Taken
+from fdcore.store.chunks import ChunkBook, Taken, patiently
 from fdcore.structures import Limits
 from fdcore.structures.pool import Pool
 
@@ -70,8 +70,8 @@ class Hand:
         self._pool = Pool(1)
 
     def work(self, model: Model, should_stop: Callable[[], bool] = lambda: False) -> Generator[Moved]:
-        """Until every chunk of the screening is done, by whomever, or until it should stop. Raises StoreError where the book or the disk
-        cannot be written for longer than anybody waits."""
+        """Until every chunk of the screening is done, by whomever, or until it should stop. Raises StoreError where the disk cannot be
+        written, or the book not for longer than the others wait."""
         with self._sign_of_life(), ThreadPoolExecutor(1, "next chunk") as ahead:
             coming: Future[_Ready | None] | None = None
             try:
@@ -79,11 +79,11 @@ class Hand:
                     ready = (coming or ahead.submit(self._next)).result()
                     coming = None
                     if ready is None:
-                        if self._book.count().complete:
+                        if patiently(self._book.count, self._silent).complete:
                             return
                         yield Moved(-1)
                         time.sleep(LOOK_SECONDS)
-                        self._book.reclaim(self._silent)
+                        patiently(lambda: self._book.reclaim(self._silent), self._silent)
                         continue
                     coming = ahead.submit(self._next)
                     yield from self._chunk(model, ready, should_stop)
@@ -97,7 +97,7 @@ class Hand:
                 self._pool.close()
 
     def _next(self) -> _Ready | None:
-        taken = self._book.take(self._holder)
+        taken = patiently(lambda: self._book.take(self._holder), self._silent)
         if taken is None:
             return None
         began = time.perf_counter()
@@ -131,8 +131,11 @@ class Hand:
             failed = sum(row["verdict"] == "failed" for row in made)
             scored, digest = len(made) - failed, rows.digest(made)
         seconds = ready.seconds + time.perf_counter() - began
-        self._book.finish(
-            self._holder, number, key=ready.key, scored=scored, failed=failed, seconds=seconds, digest=digest
+        patiently(
+            lambda: self._book.finish(
+                self._holder, number, key=ready.key, scored=scored, failed=failed, seconds=seconds, digest=digest
+            ),
+            self._silent,
         )
         yield Moved(number, finished=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from fdcore import config as configuration
 from fdcore.errors import UsageError
@@ -17,7 +18,7 @@ from fdcore.spec import canonical
 from fdcore.store.chunks import ChunkBook
 from fdcore.store.runs import Store, new_token
 
-DESCRIPTION, BOOK = "screen.json", "book.sqlite"
+DESCRIPTION, BOOK, LOCK = "screen.json", "book.sqlite", ".lock"
 
 
 def book_of(folder: Path, database_url: str, screen: str) -> ChunkBook:
@@ -78,6 +79,17 @@ def described(folder: Path, settings: Mapping[str, Any]) -> str:
             "Repeat that command to go on with them, or name another folder with --out.",
         )
     return screen
+
+
+def alone_in(folder: Path) -> IO[str] | None:
+    """A lock that ends with this process, however it ends; None where another one on this machine has it."""
+    file = (folder / LOCK).open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return None
+    return file
 
 
 def _said(settings: Mapping[str, Any], names: list[str]) -> str:

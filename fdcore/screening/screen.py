@@ -29,7 +29,7 @@ from fdcore.screening.process import order_of
 from fdcore.screening.results import Results, put_together
 from fdcore.screening.scoring import How
 from fdcore.screening.summary import SUMMARY, summary_of
-from fdcore.store.chunks import ChunkBook, Count
+from fdcore.store.chunks import ChunkBook, Count, patiently
 
 # Processes that end unasked before any of them finished another chunk: more is no accident.
 DEATHS_ALLOWED = 12
@@ -55,7 +55,7 @@ class Order:
     model: Mapping[str, Any]
     devices: Sequence[str]
     how: How = field(default_factory=How)
-    chunk: int = 500
+    chunk: int = 200
     database_url: str = ""
 
 
@@ -90,7 +90,9 @@ def screen(order: Order, should_stop: Callable[[], bool] = lambda: False) -> Ite
     silent = configuration.from_environment().dead_after_seconds
     holder = f"{socket.gethostname()}-{os.getpid()}"
     began = time.time()
-    book.reopen(silent)
+    # Where the book is beside the results nobody on another machine works on it, and on this one nobody who is not seen in the lock.
+    alone = None if order.database_url else place.alone_in(order.folder)
+    book.reopen(0.0 if alone else silent)
     crew = _Crew(order, name, place.sha256_of(settings), holder, book)
     try:
         # The processes load their model while the inputs are listed.
@@ -103,7 +105,7 @@ def screen(order: Order, should_stop: Callable[[], bool] = lambda: False) -> Ite
         pace = _Pace()
         while not should_stop():
             crew.look()
-            count = book.count()
+            count = patiently(book.count, silent)
             # Finished chunks of everybody, and what the processes here have done of theirs.
             done = count.scored + count.failed + crew.within
             yield _standing(count, done, pace.at(done), crew)
@@ -111,10 +113,19 @@ def screen(order: Order, should_stop: Callable[[], bool] = lambda: False) -> Ite
                 break
             time.sleep(TELL_SECONDS)
     finally:
+        done_at = time.time()
         crew.stop()
+        if alone:
+            alone.close()
     count = book.count()
     put_together(tables(book, results), order.folder)
-    summary = summary_of(book, settings, {"seconds": time.time() - began, "processes": len(order.devices)})
+    how = {
+        "seconds": time.time() - began,
+        # Without what it takes to begin.
+        "working_seconds": None if crew.ready_at is None else done_at - crew.ready_at,
+        "processes": len(order.devices),
+    }
+    summary = summary_of(book, settings, how)
     (order.folder / SUMMARY).write_text(json.dumps(summary, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
     if count.complete:
         book.leave()
@@ -166,6 +177,8 @@ class _Crew:
         self._within = [0] * len(order.devices)
         self._deaths = 0
         self._stopping = False
+        # When the first of them had its model; None until then.
+        self.ready_at: float | None = None
 
     @property
     def alive(self) -> int:
@@ -185,7 +198,8 @@ class _Crew:
 
     def _start(self, k: int) -> None:
         self._begun[k] += 1
-        threads = str(max(1, cores() // len(self._order.devices)))
+        # One, also where there are more cores than processes: sums of several threads differ in their last bits.
+        threads = "1" if self._order.devices[k] == "cpu" else str(max(1, cores() // len(self._order.devices)))
         root = str(Path(__file__).resolve().parents[2])
         environment = {
             **os.environ,
@@ -240,6 +254,8 @@ class _Crew:
                 self._processes[k], self._within[k] = None, 0
                 if message is None and not self._stopping:
                     self._died(k)
+            elif "ready" in message:
+                self.ready_at = self.ready_at or time.time()
             elif "error" in message and not self._stopping:
                 raise FdcoreError(message["error"], message["hint"])
             elif "structures" in message:

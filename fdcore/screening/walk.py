@@ -99,9 +99,16 @@ def _walk(folder: str, named_from: str) -> Iterator[File | Failure]:
         yield _file(path, kind, relative)
 
 
+# What the folder of a screening's results holds; `fdcore screen .` must not take its own table for structures.
+RESULTS = frozenset(("screen.json", "parts"))
+
+
 def _names_in(folder: str) -> list[str]:
     with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.name[0] != "." and (not _passed_over(e.name) or e.is_dir()))
+        there = {entry.name: entry for entry in entries}
+        if there.keys() >= RESULTS:
+            return []
+        return sorted(e.name for e in there.values() if e.name[0] != "." and (not _passed_over(e.name) or e.is_dir()))
 
 
 def _passed_over(name: str) -> bool:

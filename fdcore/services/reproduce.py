@@ -21,7 +21,8 @@ from fdcore.reproduction import TASK, Reproduced
 from fdcore.services import repeat, runs
 from fdcore.spec import ModelChoice, Spec
 from fdcore.structures import read_sources
-from fdcore.tasks.reproduce import ReproduceParameters, ReproduceTask
+from fdcore.tasks import task
+from fdcore.tasks.reproduce import ReproduceParameters, ReproduceTask, spec_of
 
 __all__ = ["ALL", "NEED_REFERENCE", "PRESETS", "TARGETS", "Question", "Target", "targets_of"]
 
@@ -91,6 +92,9 @@ def question(
     plain = repeat.parameters_of(ReproduceParameters, TASK, given)
     spec = runs.spec_of(TASK, listed, ModelChoice(first, dtype, device), plain, seed=seed)
     ReproduceTask().check(spec)
+    # A value that a part would refuse is known before any of them is run.
+    for part in asked.parts:
+        task(part.task).check(spec_of(spec, part, max(1, len(part.source.places)), None))
     return Question(spec, listed, tuple(dict.fromkeys(notes)))
 
 

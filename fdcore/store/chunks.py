@@ -7,13 +7,14 @@ silent one held goes back to those that wait, with the number of times that it w
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
-from fdcore.errors import UsageError
+from fdcore.errors import StoreError, UsageError
 from fdcore.store import database, schema
 from fdcore.store.runs import TASK_OF_SCREENS, Store
 
@@ -22,6 +23,20 @@ screens, chunks = schema.screens, schema.chunks
 TASK = TASK_OF_SCREENS
 # Rows of one INSERT.
 BATCH = 2000
+# How often a database that is away is asked again.
+AGAIN_SECONDS = 0.5
+
+
+def patiently[T](call: Callable[[], T], seconds: float) -> T:
+    """A call to the book, made again while the database is away; StoreError after so many seconds."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            return call()
+        except StoreError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(AGAIN_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -96,7 +111,7 @@ class ChunkBook:
     def reopen(self, dead_after: float) -> bool:
         """Let the inputs be listed again, as a new command should: files may have come since. False while somebody works on the last list."""
         with self.store.begin() as connection:
-            quiet = sa.or_(screens.c.seen_at.is_(None), screens.c.seen_at < database.now(connection) - dead_after)
+            quiet = sa.or_(screens.c.seen_at.is_(None), screens.c.seen_at <= database.now(connection) - dead_after)
             done = connection.execute(
                 sa.update(screens).where(screens.c.id == self.screen, quiet).values(listed=0, lister=None, seen_at=None)
             )
@@ -145,24 +160,27 @@ class ChunkBook:
 
     def take(self, holder: str) -> Taken | None:
         """The first chunk that waits; None where none does. Work begins while the list is still being made only for what is complete in it."""
-        with self.store.begin() as connection:
-            first = (
-                sa.select(chunks.c.number, chunks.c.body, chunks.c.tries)
-                .where(chunks.c.screen == self.screen, chunks.c.state == "waiting")
-                .where(sa.exists().where(screens.c.id == self.screen, screens.c.listed == 1))
-                .order_by(chunks.c.number)
-                .limit(1)
-                .with_for_update(skip_locked=True, of=chunks)
-            )
-            row = connection.execute(first).one_or_none()
-            if row is None:
-                return None
-            connection.execute(
-                sa.update(chunks)
-                .where(chunks.c.screen == self.screen, chunks.c.number == row.number)
-                .values(state="taken", holder=holder, seen_at=database.now(connection), tries=row.tries + 1)
-            )
-        return Taken(row.number, row.body, row.tries + 1)
+        while True:
+            with self.store.begin() as connection:
+                first = (
+                    sa.select(chunks.c.number, chunks.c.body, chunks.c.tries)
+                    .where(chunks.c.screen == self.screen, chunks.c.state == "waiting")
+                    .where(sa.exists().where(screens.c.id == self.screen, screens.c.listed == 1))
+                    .order_by(chunks.c.number)
+                    .limit(1)
+                    .with_for_update(skip_locked=True, of=chunks)
+                )
+                row = connection.execute(first).one_or_none()
+                if row is None:
+                    return None
+                taken = connection.execute(
+                    sa.update(chunks)
+                    .where(chunks.c.screen == self.screen, chunks.c.number == row.number, chunks.c.state == "waiting")
+                    .values(state="taken", holder=holder, seen_at=database.now(connection), tries=row.tries + 1)
+                )
+            # SQLite locks no row: another one may have been faster.
+            if taken.rowcount == 1:
+                return Taken(row.number, row.body, row.tries + 1)
 
     def seen(self, holder: str) -> None:
         """This holder lives, and so do its chunks."""

@@ -60,7 +60,7 @@ class ScreenParameters(Parameters):
     check_share: float = 0.01
     charge: int | None = None
     spin: int | None = None
-    chunk: int = 500
+    chunk: int = 200
     hand: int = 0
     hands: int = 1
 

@@ -186,8 +186,8 @@ def _labels(structures: Sequence[Structure]) -> Iterator[Any]:
         forces = structure.labels.get("forces_eV_per_A")
         if forces is None:
             yield UsageError(
-                f"{structure.file} (frame {structure.index}) has no reference forces.",
-                "Bring an extended xyz with forces, or name a reference.",
+                "It has no reference forces, or some that are not finite.",
+                "Bring labels with a force on every atom, or name a reference.",
             )
         else:
             energy = structure.labels.get("energy_eV", float("nan"))

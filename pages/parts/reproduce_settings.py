@@ -7,6 +7,7 @@ import streamlit as st
 from fdcore.errors import FdcoreError
 from fdcore.services import labels, reproduce
 from pages.parts import owner, reproducing, run_parts, session
+from pages.parts.refusals import failed
 from pages.parts.structure_picker import structure_picker
 from pages.parts.words import plain
 
@@ -19,7 +20,7 @@ REFERENCE_HELP = (
     "Whose forces the errors eps_nc and eps_c are held against: CHGNet for crystals, GFN2-xTB for molecules, GPAW (PBE) in the full protocol. "
     "Where one is not installed, errors are missing, and it is said how to install it."
 )
-MOST_SHOWN = 12
+MOST_SHOWN, MOST_FAILURES = 12, 5
 
 
 def ask() -> None:
@@ -80,6 +81,22 @@ def _systems() -> None:
     )
     if now["own"]:
         structure_picker()
+        _not_taken()
+
+
+def _not_taken() -> None:
+    """What of the user's is left out, and why."""
+    if session.choice() is None:
+        return
+    failures, given = session.parsed().failures, len(session.structures())
+    for failure in failures[:MOST_FAILURES]:
+        failed(failure, done="read")
+    if len(failures) > MOST_FAILURES:
+        st.caption(f"and {len(failures) - MOST_FAILURES} more")
+    if given > MOST_SHOWN:
+        st.caption(
+            f":material/info: The first {MOST_SHOWN} of {given} structures take part. `fdcore reproduce --structures` takes all of them."
+        )
 
 
 def _reference() -> None:

@@ -19,7 +19,7 @@ from pages.parts.followed import Followed
 MOST_ROWS = 500
 # Of the time, while a screening goes on, that looking through its table may take.
 LOOKING_SHARE = 0.1
-DEFAULTS: dict[str, Any] = {"hands": 1, "chunk": 500, "check_share": 0.01}
+DEFAULTS: dict[str, Any] = {"hands": 1, "chunk": 200, "check_share": 0.01}
 
 
 # ---- what is asked -------------------------------------------------------------------------------------------------

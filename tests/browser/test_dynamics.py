@@ -104,6 +104,8 @@ def test_trajectory_plays_and_reads_back(finished, open_page, browser):
         page.wait_for_timeout(200)
     page.get_by_role("button", name="Pause").click()
     assert int(view.get_attribute("data-frame")) > 3
+    # The frame where it stands is told to the page, which is drawn again: a click in between would meet a button that goes.
+    settled(page)
     with page.expect_download() as waiting:
         page.get_by_role("button", name="extXYZ").click()
     frames = ase.io.read(io.StringIO(Path(waiting.value.path()).read_text()), ":", format="extxyz")

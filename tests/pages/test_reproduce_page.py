@@ -50,6 +50,19 @@ def test_it_says_what_it_will_do_before_it_starts(app):
     assert app.button(key="reproduce-start").disabled and "Choose a figure or a table" in words(app)
 
 
+def test_what_is_left_out_of_own_structures_is_told(app):
+    open_page(app, "fig5")
+    app.radio(key="reproduce-own").set_value("mine").run()
+    app.file_uploader[0].set_value([("torn.xyz", b"hello", "text/plain")]).run()
+    assert not app.exception
+    assert "torn.xyz** was not read. Line 1 should hold a number of atoms" in words(app)
+    assert app.button(key="reproduce-start").disabled
+    frames = "".join(f"2\n\nO 0 0 0\nO 0 0 {1.2 + 0.01 * k:.2f}\n" for k in range(14))
+    app.file_uploader[0].set_value([("many.xyz", frames.encode(), "text/plain")]).run()
+    assert not app.exception
+    assert "The first 12 of 14 structures take part." in words(app)
+
+
 def test_the_papers_words_stand_beside_the_numbers(app):
     start(open_page(app, "fig5"))
     run = only_run()

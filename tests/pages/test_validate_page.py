@@ -150,7 +150,7 @@ def test_what_cannot_be_compared_is_named_and_the_others_are(app, tmp_path):
     start(upload(app, tmp_path, [*frames, uranium]))
     assert only_run().state == "done" and len(validations.of_run(only_run())[0]) == 19
     said = words(app)
-    assert "was not compared" in said and "has no reference forces" in said and "U" in said
+    assert "was not compared" in said and "It has no reference forces" in said and "U" in said
     assert len(app.dataframe[-1].value) == 19
 
 

@@ -233,6 +233,34 @@ def test_a_handful_of_shipped_labels_is_compared_with_the_embedded_models(tmp_pa
     assert all(1e-3 < r["error_conservative_eV_per_A"] < 20 for r in document["results"])
 
 
+def test_a_seed_that_cannot_be_used_is_told(labelled, capfd):
+    assert main(["validate", str(labelled), "--seed", "-3"]) == 2
+    assert "The seed is -3" in capfd.readouterr().err
+
+
+def test_labels_that_are_not_finite_are_told_once(frames, tmp_path, capfd):
+    atoms = frames[0].copy()
+    forces = np.array(frames[0].get_forces())
+    forces[0, 0] = np.nan
+    atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=forces)
+    path = tmp_path / "torn.extxyz"
+    ase.io.write(path, [atoms, frames[2]])
+    assert main(["validate", str(path), "--model", MODEL, "--device", "cpu"]) == 1
+    printed = capfd.readouterr()
+    assert f"failed: {path} (frame 0): It has no reference forces, or some that are not finite." in printed.err
+    # Of one structure nothing is said that takes several.
+    assert "U_Delta tells structures with a large eps_c from others cannot be told from 1 structure" in printed.out
+    assert "median" not in printed.out and "points at" not in printed.out
+
+
+def test_few_labelled_structures_are_no_climbs(frames, tmp_path, capfd):
+    path = tmp_path / "few.extxyz"
+    ase.io.write(path, frames[:4])
+    assert main(["validate", str(path), "--model", MODEL, "--device", "cpu"]) == 0
+    printed = capfd.readouterr().out
+    assert "No intervals: fewer than 5 structures say nothing about others." in printed and "climb" not in printed
+
+
 def test_without_a_file_the_shipped_labels_are_taken(labelled, monkeypatch, capfd):
     content = labelled.read_bytes()
     made = shipped_labels.ShippedLabels(

@@ -339,6 +339,18 @@ def test_files_read_back(tmp_path):
     assert archive.read("1-row/loops.png")[:8] == b"\x89PNG\r\n\x1a\n"
 
 
+def test_a_page_leaves_room_to_draw_in(tmp_path):
+    """Streamlit fits title, legend and axes into the height of a chart: about 120 pixels that are not drawn in."""
+    from fdcore import report_plots
+
+    [one] = examine(tmp_path / "1").examined
+    drawn = report_plots.charts(one)
+    assert {"pairs", "loops", "jumps", "copies", "drift"} <= set(drawn)
+    for name in ("pairs", "loops", "jumps", "drift"):
+        assert drawn[name].height - 120 >= 180, name
+    assert (drawn["copies"].height - 120) / 3 >= 40, "a row for each kind of copies"
+
+
 def test_pages_share_their_skeleton():
     assert html_page.CSS in html_page.page("x", "y") and "<title>a &lt; b</title>" in html_page.page("a < b", "")
     assert drift_report.page is html_page.page

@@ -127,6 +127,36 @@ def test_what_there_is_not():
     assert targets_of(("table1", "fig1")) == ("fig1", "table1")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("climbs", 0),
+        ("climbs", 1.5),
+        ("climbs", 10**11),
+        ("climbed", 0),
+        ("copies", 0),
+        ("drift_seeds", 0),
+        ("relax_steps", -1),
+        ("nve_ps", 0),
+        ("nve_ps", 1e9),
+        ("nvt_ps", math.nan),
+        ("water_ps", math.inf),
+        ("drift_ps", "long"),
+        ("timestep_heavy_fs", 0),
+        ("timestep_heavy_fs", 1000),
+        ("sigmas", 0.1),
+        ("sigmas", []),
+        ("sigmas", [-1]),
+        ("loop", 0),
+        ("loop", {"epochs": -1}),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_told_before_anything_runs(salt, name, value):
+    structures = services.read_paths([str(salt)]).structures
+    with pytest.raises(UsageError):
+        reproduce.question(["all"], structures=structures, reference="chgnet", effort={name: value})
+
+
 def test_who_labels_and_what_is_said_where_nobody_does(salt, monkeypatch):
     from fdcore import reference as references
 
@@ -228,12 +258,13 @@ def test_a_part_that_cannot_be_done_costs_nothing_else(salt, tmp_path, monkeypat
 # ---- what it says ------------------------------------------------------------------------------------------------------
 
 
-def energy_row(driver: str, drift: float | None, because: str = "completed") -> dict:
+def energy_row(driver: str, drift: float | None, because: str = "completed", ci: float | None = 0.001) -> dict:
     return {
         "system": "ice",
         "model": "m",
         "driver": driver,
         "drift_meV_per_atom_per_ps": drift,
+        "drift_ci": ci,
         "stopped_because": because,
     }
 
@@ -243,6 +274,10 @@ def test_the_opposite_of_the_paper_is_said():
     assert said.endswith(": as the paper finds.")
     [said] = reproduction._energy_sentences([energy_row("F_nc", 0.01), energy_row("F_c", -5.0)])
     assert "NOT as the paper finds" in said
+    [said] = reproduction._energy_sentences([energy_row("F_nc", 19.0, ci=47.0), energy_row("F_c", 0.0)])
+    assert "+19 ± 47 meV/atom/ps" in said and said.endswith("as the paper finds, but the intervals overlap.")
+    [said] = reproduction._energy_sentences([energy_row("F_nc", 5.0, ci=None), energy_row("F_c", 0.01)])
+    assert said.endswith("as the paper finds, in a run too short for an interval.")
     blown, _ = reproduction._energy_sentences([energy_row("F_nc", 90.0, "temperature"), energy_row("F_c", 0.0)])
     assert "driven by F_nc blew up" in blown
 
@@ -262,7 +297,24 @@ def test_fluctuations_that_cannot_be_told_apart():
     [said] = reproduction._fluctuation_sentences([row("F_nc", 10.0, 1.0), row("F_c", 20.0, 1.0)])
     assert "NOT as the paper finds" in said
     [said] = reproduction._fluctuation_sentences([row("F_nc", 20.0, 9.0), row("F_c", 10.0, 1.0)])
-    assert "too alike" in said
+    assert "too alike" in said and "(standard errors)" in said
+    [said] = reproduction._fluctuation_sentences([row("F_nc", 20.0, None), row("F_c", 10.0, None)])
+    assert "too short a run for standard errors" in said and "too alike" in said
+
+
+def test_seeds_are_not_called_models_of_another_kind():
+    def differs(*targets: str, chosen=()) -> str:
+        asked = reproduce.question(targets, reference="none", chosen=chosen)
+        return " ".join(reproduction.what_differs(reproduction.read(None, asked.spec, asked.structures)))
+
+    assert "other seeds of the same small network" in differs("fig7")
+    assert "other seeds" not in differs("fig3") and "other seeds" not in differs("fig7", chosen=[MODEL])
+
+
+def test_one_system_is_no_range():
+    row = {"system": "salt", "way": "adversarial attack", "r_s_error_conservative": 1.0, "r_s_error_direct": 0.7}
+    [said] = reproduction._rank_sentences([row])
+    assert said == "Adversarial attack: U_Delta ranks eps_c with r_s = 1.00 and eps_nc with 0.70 on one system."
 
 
 # ---- the command -------------------------------------------------------------------------------------------------------
@@ -292,6 +344,15 @@ def test_the_command_leaves_numbers_figures_and_the_page(salt, tmp_path, capfd):
     # Again, it is already done; another question does not overwrite it.
     assert main(command(salt, out, "fig1", "--reference", "none")) == 2
     assert "another run" in capfd.readouterr().err
+
+
+def test_a_command_that_was_stopped_says_how_it_goes_on(salt, tmp_path, capfd, monkeypatch):
+    from fdcore.cli import reproduce as cli
+    from fdcore.tasks.run import Outcome
+
+    monkeypatch.setattr(cli, "carry_out", lambda *a, **k: Outcome("cancelled"))
+    assert main(command(salt, tmp_path / "out", "fig1", "--reference", "none")) == 130
+    assert "stopped; nothing was made yet, the same command goes on from here" in capfd.readouterr().err
 
 
 def test_a_plan_does_nothing(salt, tmp_path, capfd):
