@@ -34,7 +34,9 @@ def histogram(
     # The axis does not jump with every structure that arrives: two bins of room, and a decade at least.
     low, high = min(bins, default=-20), max(bins, default=-1)
     ordinary = None if reference is None else reference.quantile(ordinary_share)
-    table = bins_table(bins).assign(zero=0)
+    table = bins_table(bins)
+    # A gap between bars that is as wide everywhere.
+    table = table.assign(zero=0, drawn_to=table["to_eV_per_A"] * 0.985)
     ends = [bin_edges(low - 2)[0], bin_edges(max(high + 2, low + 8))[1]]
     if ordinary is not None:
         ends = [min(ends[0], ordinary / 1.3), max(ends[1], ordinary * 1.3)]
@@ -43,10 +45,10 @@ def histogram(
     x = alt.X("from_eV_per_A:Q", scale=scale, axis=axis)
     bars = (
         alt.Chart(table)
-        .mark_rect(color=INK, stroke="#ffffff", strokeWidth=0.5)
+        .mark_rect(color=INK)
         .encode(
             x=x,
-            x2="to_eV_per_A:Q",
+            x2="drawn_to:Q",
             y=alt.Y("zero:Q", title="structures", axis=alt.Axis(tickCount=4, format="~s", tickMinStep=1)),
             y2="structures:Q",
             tooltip=[

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -26,7 +27,7 @@ COLUMNS = (
 CHUNK = "chunk"
 _FILE = "__filename"
 ORDER = [(FORCE_DELTA, "descending"), ("file", "ascending"), ("index", "ascending")]
-BATCH_ROWS = 10_000
+BATCH_ROWS, FILES_AT_ONCE = 10_000, 100
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,21 @@ def select(
     that failed come last. StoreError where a part cannot be read."""
     expression = wanted.expression()
     kept = _Kept(most)
+    passed = 0
     for number, table in unlisted.items():
         passing = table if expression is None else table.filter(expression)
+        passed += len(passing)
         kept.add(passing.select(list(columns)).append_column(CHUNK, _numbers([number] * len(passing))))
     numbers = {str(path): number for number, path in parts.items()}
+    paths = list(numbers)
     try:
-        for batch in _batches(list(numbers), expression, columns):
+        # One column of everything says which rows are wanted whole: by statistics, most parts need not be read for those.
+        matching, least, others = _largest(paths, expression, most)
+        if least is not None:
+            above = pc.field(FORCE_DELTA) >= least
+            above = above | pc.field(FORCE_DELTA).is_null() if others else above
+            expression = above if expression is None else expression & above
+        for batch in _batches(paths if matching else [], expression, [*columns, _FILE]):
             table = pa.Table.from_batches([batch])
             places = _numbers([numbers[name] for name in table.column(_FILE).to_pylist()])
             kept.add(table.drop_columns([_FILE]).append_column(CHUNK, places))
@@ -113,17 +123,34 @@ def select(
             "A part of the table cannot be read.",
             "It may be written anew just now: try again. If it stays so, screen the inputs again.",
         ) from error
-    return Selected(kept.first(), kept.count)
+    return Selected(kept.first(), passed + matching)
 
 
-def _batches(paths: list[str], expression: ds.Expression | None, columns: Sequence[str]) -> Iterable[pa.RecordBatch]:
-    if not paths:
-        return ()
-    dataset = ds.dataset(paths, schema=SCHEMA, format="parquet")
-    scanner = dataset.scanner(
-        columns=[*columns, _FILE], filter=expression, batch_size=BATCH_ROWS, batch_readahead=2, fragment_readahead=2
-    )
-    return scanner.to_batches()
+def _largest(paths: list[str], expression: ds.Expression | None, most: int) -> tuple[int, float | None, bool]:
+    """How many rows pass; the smallest U_Delta (eV/Å) among the `most` largest of them, None where no row has one; and whether there is room
+    for those that have none."""
+    count = with_number = 0
+    largest = np.empty(0)
+    for batch in _batches(paths, expression, [FORCE_DELTA]):
+        values = batch.column(0).drop_null().to_numpy()
+        count += len(batch)
+        with_number += len(values)
+        largest = np.concatenate([largest, values])
+        if len(largest) > most:
+            largest = np.partition(largest, len(largest) - most)[-most:]
+    return count, float(largest.min()) if len(largest) else None, with_number < most
+
+
+def _batches(
+    paths: Sequence[str], expression: ds.Expression | None, columns: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    """A few files at a time: a dataset keeps what it has read of each file's end, which of many files is more than their rows."""
+    for start in range(0, len(paths), FILES_AT_ONCE):
+        dataset = ds.dataset(list(paths[start : start + FILES_AT_ONCE]), schema=SCHEMA, format="parquet")
+        scanner = dataset.scanner(
+            columns=list(columns), filter=expression, batch_size=BATCH_ROWS, batch_readahead=2, fragment_readahead=4
+        )
+        yield from scanner.to_batches()
 
 
 def _numbers(numbers: list[int]) -> pa.Array:
@@ -134,12 +161,11 @@ class _Kept:
     """The first rows in order of those that were added."""
 
     def __init__(self, most: int) -> None:
-        self._most, self.count = most, 0
+        self._most = most
         self._held: list[pa.Table] = []
         self._rows = 0
 
     def add(self, table: pa.Table) -> None:
-        self.count += len(table)
         self._rows += len(table)
         self._held.append(table)
         if self._rows > 4 * self._most + BATCH_ROWS:

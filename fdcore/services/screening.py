@@ -182,7 +182,7 @@ def stop(viewer: runs.Viewer, run: runs.Run) -> None:
 
 def go_on(viewer: runs.Viewer, run: runs.Run) -> runs.Run:
     """Begin again with every hand that was stopped or failed; returns the first. RunStateError while one is in work."""
-    latest = {hand.spec.parameters.get("hand", 0): hand for hand in hands_of(run)}
+    latest = _latest(hands_of(run))
     if any(hand.active for hand in latest.values()):
         raise RunStateError("The screening goes on already.", "Wait, or stop it first.")
     # Where all are done, files of the operator's folder cannot have been missed: a new screening looks again.
@@ -191,6 +191,11 @@ def go_on(viewer: runs.Viewer, run: runs.Run) -> runs.Run:
         raise RunStateError("The screening is complete.", "Begin a new one.")
     screens.count_bytes(runs.current().config, runs.current().store, _screen(run))
     return begun[0]
+
+
+def _latest(hands: Sequence[runs.Run]) -> dict[int, runs.Run]:
+    """The last run of each hand, by the number of the hand."""
+    return {int(hand.spec.parameters.get("hand", 0)): hand for hand in hands}
 
 
 def delete(viewer: runs.Viewer, run: runs.Run) -> None:
@@ -243,6 +248,11 @@ class Standing:
         return any(hand.active for hand in self.hands)
 
     @property
+    def latest(self) -> tuple[runs.Run, ...]:
+        """Of each hand the run that is, or was, the last one."""
+        return tuple(_latest(self.hands).values())
+
+    @property
     def working(self) -> int:
         return sum(hand.state == "running" for hand in self.hands)
 
@@ -278,9 +288,8 @@ class Watch:
         # What is done of chunks in work, as the hands tell it.
         ahead = max((hand.done for hand in hands if hand.state == "running"), default=0.0)
         # Loading a model says nothing of the pace.
-        if not any(hand.state == "running" and hand.text != "starting" for hand in hands):
-            self._pace.clear()
-        rate = self._rate(max(float(done), ahead))
+        computing = any(hand.state == "running" and hand.text != "starting" for hand in hands)
+        rate = self._rate(max(float(done), ahead)) if computing else self._pace.clear()
         left = max(0.0, count.expected - max(done, ahead))
         seconds = left / rate if rate and count.listed else None
         return Standing(count, self._found, done, rate, seconds, hands)
@@ -322,8 +331,8 @@ def listed(run: runs.Run) -> Listed:
     results = _results(run)
     parts: dict[int, Path] = {}
     unlisted: dict[int, pa.Table] = {}
-    for number, key, body, _ in _book(run).done():
-        if key == listing.UNLISTED:
+    for number, key, body in _book(run).keys(with_body=listing.UNLISTED):
+        if body is not None:
             unlisted[number] = listing.unlisted(body)
         else:
             parts[number] = results.path(key)

@@ -300,6 +300,23 @@ class ChunkBook:
                 return
             after = rows[-1].number
 
+    def keys(self, with_body: str) -> Iterable[tuple[int, str, str | None]]:
+        """(number, key) of the chunks that are done, in order, and the description of those with this key."""
+        after = -1
+        while True:
+            query = (
+                sa.select(chunks.c.number, chunks.c.key, sa.case((chunks.c.key == with_body, chunks.c.body)))
+                .where(chunks.c.screen == self.screen, chunks.c.state == "done", chunks.c.number > after)
+                .order_by(chunks.c.number)
+                .limit(BATCH)
+            )
+            with self.store.begin() as connection:
+                rows = connection.execute(query).all()
+            yield from map(tuple, rows)
+            if len(rows) < BATCH:
+                return
+            after = rows[-1].number
+
     def chunk(self, number: int) -> str | None:
         """The description of one chunk."""
         with self.store.begin() as connection:

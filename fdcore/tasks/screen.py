@@ -139,7 +139,7 @@ class ScreenTask:
         helpers = judges(model.device)
         hand = Hand(book, results, holder, p.how, silent_seconds=config.dead_after_seconds, judges=helpers)
         try:
-            with contextlib.closing(hand.work(model)) as work:
+            with _one_thread(model.device), contextlib.closing(hand.work(model)) as work:
                 for moved in work:
                     yield from told.after(moved.number, moved.structures, moved.finished)
         finally:
@@ -181,6 +181,22 @@ def _names(job: Job) -> tuple[str, str]:
     # The folder of an attempt is called by its run (fdcore/store/files.py).
     run = job.products.parent.name
     return run, f"{run}.{job.products.name}.{unique}"
+
+
+@contextlib.contextmanager
+def _one_thread(device: str) -> Iterator[None]:
+    """On a CPU: sums of several threads differ in their last bits, and machines have different numbers of cores. More cores take more hands."""
+    if device != "cpu":
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _nothing() -> Checkpoint:

@@ -19,8 +19,8 @@ from pages.parts.words import plain
 
 FILES, UPLOAD = "screen-files", "bring files"
 HANDS_HELP = (
-    "Runs that share the work. Each takes a place of its own among the long runs: more than one helps where several workers serve them, such "
-    "as several machines or GPUs."
+    "Runs that share the work, each on one core or one GPU, so that the numbers are the same whoever computes them. Each takes a place of its "
+    "own among the runs: more than one helps where several are served at once, such as on several machines."
 )
 CHUNK_HELP = "So many structures are taken, scored and kept at once. What is done of a chunk is done, whatever happens afterwards."
 CHECK_HELP = (

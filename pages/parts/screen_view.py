@@ -121,7 +121,7 @@ def _stop(run: runs.Run, standing: Standing) -> None:
 
 
 def _not_finished(run: runs.Run, standing: Standing) -> None:
-    failed = next((hand for hand in reversed(standing.hands) if hand.state == "failed"), None)
+    failed = next((hand for hand in standing.latest if hand.state == "failed"), None)
     with st.container(border=True, key="not-finished"):
         if failed is not None:
             st.error(

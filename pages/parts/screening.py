@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import Any
 
 import streamlit as st
@@ -16,6 +17,8 @@ from pages.parts.followed import Followed
 
 # Rows that are sent to a browser; the table as a whole is in the downloads.
 MOST_ROWS = 500
+# Of the time, while a screening goes on, that looking through its table may take.
+LOOKING_SHARE = 0.1
 DEFAULTS: dict[str, Any] = {"hands": 1, "chunk": 200, "check_share": 0.01}
 
 
@@ -97,8 +100,12 @@ def rows(run: runs.Run, done: int, keep: bool) -> tuple[Selected, int, str]:
     shown stay, though more is done by now: something is selected among them."""
     question = (run.id, wanted())
     known = st.session_state.get("fd_screen_rows")
-    if known is None or known[0] != question or (known[2] != done and not keep):
-        known = (question, screenings.rows(run, wanted(), MOST_ROWS), done)
+    began = time.monotonic()
+    if known is None or known[0] != question or (known[2] != done and not keep and began > known[3]):
+        found = screenings.rows(run, wanted(), MOST_ROWS)
+        # A large table is looked through less often.
+        again = time.monotonic() + (time.monotonic() - began) / LOOKING_SHARE if run.active else 0.0
+        known = (question, found, done, again)
         st.session_state["fd_screen_rows"] = known
     return known[1], known[2], f"screen-rows-{run.id[:8]}-{abs(hash(question))}-{known[2]}"
 

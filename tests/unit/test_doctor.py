@@ -104,6 +104,14 @@ def test_settings_that_do_nothing_are_named(config, monkeypatch):
     assert unknown.hint == "Did you mean FDCORE_THREADS?"
 
 
+def test_a_folder_to_be_screened_that_is_not_there_is_a_failure(config, monkeypatch, tmp_path):
+    monkeypatch.setenv("FDCORE_SCREEN_FOLDER", str(tmp_path))
+    assert [c.status for c in rows("data")] == ["ok"]
+    monkeypatch.setenv("FDCORE_SCREEN_FOLDER", str(tmp_path / "none"))
+    _, failed = rows("data")
+    assert failed.status == "fail" and "none cannot be read" in failed.text and "FDCORE_SCREEN_FOLDER" in failed.hint
+
+
 def test_threads_and_memory_are_those_of_this_machine(config, monkeypatch):
     monkeypatch.setenv("FDCORE_THREADS", "7")
     [cpu], [memory] = rows("cpu"), rows("memory")

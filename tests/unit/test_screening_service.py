@@ -22,14 +22,16 @@ from fdcore import services
 from fdcore.cli.parser import build_parser
 from fdcore.errors import QuotaError, RunStateError, UnknownRunError, UsageError
 from fdcore.jobs import queue, screens
+from fdcore.jobs.compute import Compute
 from fdcore.jobs.supervisor import Supervisor
+from fdcore.jobs.work import CRASHES_OF_SCREENINGS_ALLOWED, Work
 from fdcore.records import Evaluation
-from fdcore.screening import query
+from fdcore.screening import query, scoring
 from fdcore.screening.inputs import offered, offered_folder, safe_name
 from fdcore.screening.results import TABLE_PARQUET
 from fdcore.services import runs, screening
 from fdcore.services.screening import Brought, Filter
-from fdcore.spec import ModelChoice
+from fdcore.spec import ModelChoice, Spec
 from fdcore.store import database
 from fdcore.store.chunks import ChunkBook
 from fdcore.store.files import attempt_folder, folder_size
@@ -146,6 +148,43 @@ def test_stopped_gone_on_with_and_shared_by_several_it_is_the_same_table(engine)
     work(hands[1], lambda: next(looks) > 12)
     work(hands[2])
     assert screening.table_bytes(first, "parquet") == whole
+
+
+def test_a_structure_that_ends_its_process_is_found_before_the_run_is_given_up(engine):
+    """Three ends until chunks are scored one structure at a time, two until it is known which one it is; other tasks are given up earlier."""
+    assert scoring.CAREFUL_FROM - 1 + scoring.DEATHS < CRASHES_OF_SCREENINGS_ALLOWED
+    run = start()
+    drilled = engine.submit("tab:me", Spec("drill", None, "", 0, {}), title="d", lane="quick")
+    for run_id, hopeless in ((run.id, False), (drilled, True)):
+        begun = engine.store.begin_attempt(run_id, "here")
+        for _ in range(5):
+            _, number = begun
+            engine.store.begun(run_id, number, 0.0)
+            engine.store.crash(run_id, number, "it ended")
+            begun = engine.store.begin_again(run_id, "here", number)
+        work = Work(engine.config, engine.store, Compute(engine.config, "c", {}, Path("log")), lambda: False)
+        assert bool(work._hopeless(runs.get(ME, run_id))) == hopeless
+
+
+def test_nothing_is_said_of_the_pace_before_it_is_known(engine, monkeypatch):
+    run = start()
+    now, done = [0.0], [0]
+    watch, count = screening.Watch(run), screening.Watch(run).look().count
+    monkeypatch.setattr(screening.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(watch._book, "count", lambda: replace(count, listed=True, expected=1000, scored=done[0]))
+    engine.store.begin_attempt(run.id, "here")
+
+    def rate(at: float, scored: int):
+        now[0], done[0] = at, scored
+        return watch.look().rate
+
+    # While the model is loaded, one file has failed.
+    assert rate(0.0, 0) is None and rate(30.0, 1) is None
+    engine.store.progress(run.id, 1, 0, 1000, "0 of 1,000 structures", None, None)
+    assert rate(30.5, 1) is None and rate(31.0, 21) is None
+    assert rate(40.5, 101) == pytest.approx(10.0)
+    assert watch.look().seconds_left == pytest.approx(899 / 10)
+    assert rate(100.0, 301) == pytest.approx(200 / 59.5), "that of the last minute"
 
 
 def test_a_watch_reads_chunks_once_and_in_any_order(engine, monkeypatch):
@@ -368,7 +407,7 @@ def test_memory_of_a_search_does_not_grow_with_the_table(parts, monkeypatch):
     for _ in range(50):
         kept.add(table)
         assert sum(map(len, kept._held)) <= 4 * 5 + 10 + 10
-    assert kept.count == 500 and len(kept.first()) == 5
+    assert len(kept.first()) == 5
     assert kept.first()["force_delta_eV_per_A"][0].as_py() == whole["force_delta_eV_per_A"][:10].max()
 
 
