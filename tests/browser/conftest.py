@@ -192,11 +192,11 @@ def settled(page) -> None:
     page.wait_for_timeout(400)
 
 
-def violations(page) -> list[str]:
-    """What axe finds serious, and whether the page is wider than its window."""
+def violations(page, within: str = "html") -> list[str]:
+    """What axe finds serious within this part, and whether the page is wider than its window."""
     overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     page.add_script_tag(content=(Path(__file__).parent / "axe" / "axe.min.js").read_text())
-    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+    found = page.evaluate("part => axe.run(part, {resultTypes: ['violations']})", within)["violations"]
     serious = [
         f"{v['id']}: {v['help']}: {v['nodes'][0]['html'][:200]}"
         for v in found

@@ -9,7 +9,7 @@ from tests.browser.conftest import settled
 pytestmark = pytest.mark.browser
 
 PAGES = {
-    "": ("Score", "Dynamics", "Adversarial", "Ensemble", "Runs"),
+    "": ("Score", "Dynamics", "Adversarial", "Ensemble", "Screen", "Runs"),
     "Model": ("Report", "Validate", "Fine-tune", "Models"),
     "Method": ("Reproduce", "How it works"),
 }
