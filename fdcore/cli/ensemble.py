@@ -17,6 +17,7 @@ from fdcore.cli.output import (
     print_failures,
     read_structures,
     require_writable,
+    say_unread,
     write,
 )
 from fdcore.ensemble import Compared
@@ -44,6 +45,7 @@ def run(arguments: argparse.Namespace, results: TextIO) -> int:
     judged, members = _who(arguments, parsed.structures)
     weights = _weights(arguments.weights, [judged, *members])
     complete = [services.with_charge_spin(s, arguments.charge, arguments.spin) for s in parsed.structures]
+    say_unread(arguments, [judged, *members])
     structures, refused = ensembles.comparable(services.card(judged), complete)
     failures = [*parsed.failures, *refused]
     model = ModelChoice(judged, arguments.dtype, arguments.device)

@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace, results: TextIO) -> int:
     named = named_model(arguments)
     parsed = read_structures(arguments.files)
     complete = [services.with_charge_spin(s, arguments.charge, arguments.spin) for s in parsed.structures]
-    card = model_for(named, complete)
+    card = model_for(arguments, named, complete)
     structures, refused = reports.examinable(card, complete)
     failures = [*parsed.failures, *refused]
     print_failures(failures)
