@@ -201,12 +201,30 @@ def beside(found: Validation) -> str:
     return f"Over the {count(n, 'structure')} that have both, the rank correlation with {'; with '.join(parts)}."
 
 
+def units(found: Validation, reference: str) -> str:
+    """That the reference may be in another unit, and what then; empty where nothing says so."""
+    doubt = found.unit_doubt
+    if doubt is None:
+        return ""
+    then = "Then every error here is wrong: give forces in eV/Å."
+    if doubt.ratio is None:
+        return (
+            f"Warning: half of the forces of {reference} are above {three_digits(doubt.median)} eV/Å, as in no ordinary structure: are they in "
+            f"another unit? {then}"
+        )
+    return (
+        f"Warning: the forces of {reference} point as the model's do and are {three_digits(doubt.ratio)} times as large: they look like "
+        f"{doubt.unit}. {then}"
+    )
+
+
 def sentences(found: Validation, reference: str) -> list[str]:
     """The whole of it, in the order in which it matters."""
     both = (("error_conservative", found.conservative), ("error_direct", found.direct))
     return [
         text
         for text in (
+            units(found, reference),
             headline(found, reference),
             beside(found),
             calibrated(found.calibration_conservative, "error_conservative"),
