@@ -228,6 +228,8 @@ class ModelCard:
     cutoff_A: float
     neighbour_cap: int | None
     needs_charge_spin: bool = False
+    # Whether atoms further apart than the cutoff act on each other all the same (attention over all atoms).
+    acts_beyond_cutoff: bool = False
     periodic: str = "crystals, surfaces and molecules"
     trained_on: tuple[StructureKind, ...] = ("periodic", "molecule")
     member_of: str = ""

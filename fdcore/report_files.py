@@ -1,4 +1,4 @@
-"""A report to take away: one HTML page that prints as well as it reads, its figures, its numbers as JSON and CSV."""
+"""A report to take away: one HTML page that prints as well as it reads, a PDF, its figures, its numbers as JSON and CSV."""
 
 from __future__ import annotations
 
@@ -10,32 +10,26 @@ from typing import Any
 
 import pandas as pd
 
-from fdcore import models, report_plots
+from fdcore import report_plots
 from fdcore.export import failure_row
 from fdcore.html_page import page, png, preformatted, svg, table, zipped
 from fdcore.records import Failure
 from fdcore.report import Examined, Report
-from fdcore.report_verdict import LineOfReport, Use, lines, sentence, uses
+from fdcore.report_pdf import pdf
+from fdcore.report_verdict import sentence
+from fdcore.report_words import (
+    ANSWER_WORDS,
+    LINE_COLUMNS,
+    METHOD,
+    STATUS_WORDS,
+    STOPPED,
+    USE_COLUMNS,
+    WIDTH,
+    name_of,
+    said_of,
+    title_of,
+)
 from fdcore.statistics import Slope
-
-WIDTH = 640
-STATUS_WORDS = {"pass": "✓ pass", "look": "◐ look", "fail": "✗ fail", "unknown": "– missing"}
-ANSWER_WORDS = {"yes": "✓ yes", "with care": "◐ with care", "no": "✗ no", "not known": "– not known"}
-USE_COLUMNS = ("for", "enough?", "because")
-LINE_COLUMNS = ("what", "", "figure", "in words, and what others published")
-
-
-def said_of(found: Examined, report: Report) -> tuple[list[LineOfReport], list[Use]]:
-    """Lines and uses of one structure."""
-    said = lines(found, models.card(report.model_id), report.dtype, report.settings.parts)
-    return said, uses(found, said)
-
-
-def name_of(found: Examined) -> str:
-    """How a structure is called."""
-    # Where it lies on somebody's disk is nobody else's business.
-    return f"{PurePath(found.structure.file).name or 'structure'}, frame {found.structure.index}: {found.structure.formula}"
-
 
 # ---- numbers -------------------------------------------------------------------------------------------------------
 
@@ -159,7 +153,7 @@ def lines_csv(report: Report) -> str:
 
 def html(report: Report, failures: Sequence[Failure] = (), provenance: Mapping[str, Any] | None = None) -> str:
     """The report. The first of every structure is its page of plain words."""
-    title = f"Is {report.model_id} conservative here?"
+    title = title_of(report)
     parts = [f"<h1>{escape(title)}</h1>"]
     for found in report.examined:
         said, good_for = said_of(found, report)
@@ -175,27 +169,20 @@ def html(report: Report, failures: Sequence[Failure] = (), provenance: Mapping[s
             f"<h2>{escape(failure.file)}</h2><p>Not examined: {escape(failure.error)} {escape(failure.hint)}</p>"
         )
     if not report.complete:
-        parts.append('<p class="quiet">The examination was stopped before its end: what was done is here.</p>')
+        parts.append(f'<p class="quiet">{escape(STOPPED)}</p>')
     parts.append(f"<h2>How it was made</h2><p class='quiet'>{escape(METHOD)}</p>")
     if provenance is not None:
         parts.append(preformatted(provenance))
     return page(title, "\n".join(parts))
 
 
-METHOD = (
-    "λ = |(J - Jᵀ)/2| / |J| in the Frobenius norm, J = dF/dR (Bigi, Langer, Ceriotti 2025, eq. 7; ml-peg). A random loop is a circle in a random plane of "
-    "configuration space around the structure; the work is its integral of F . dr by the trapezoidal rule. A jump is what the energy does along "
-    "a straight walk beyond the integral of F_c. Copies are turned, permuted and shifted at random. The drift is the fitted slope of the "
-    "total energy per atom with an interval that respects correlation (95 %). Thresholds are conventions: fdcore/report_verdict.py names them."
-)
-
-
 def files(
     report: Report, failures: Sequence[Failure] = (), provenance: Mapping[str, Any] | None = None
 ) -> dict[str, str | bytes]:
-    """By name: the HTML, every figure as SVG and PNG, the numbers as JSON and CSV."""
+    """By name: the HTML, the same as PDF, every figure as SVG and PNG, the numbers as JSON and CSV."""
     out: dict[str, str | bytes] = {
         "report.html": html(report, failures, provenance),
+        "report.pdf": pdf(report, failures, provenance),
         "report.json": as_json(report, failures, provenance),
         "lines.csv": lines_csv(report),
     }

@@ -14,6 +14,7 @@ from fdcore.html_page import page, png, preformatted, svg, zipped
 from fdcore.html_page import table as html_table
 from fdcore.human import three_digits
 from fdcore.reproduction import Finding, Reproduced, findings, what_differs
+from fdcore.statistics import IN_ORDER, NO_WIDTH
 
 # The paper's numbers stand apart; wide tables scroll.
 STYLE = """
@@ -121,7 +122,15 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return ""
     columns = [c for c in dict.fromkeys(c for r in rows for c in r) if c not in HIDDEN]
-    return html_table([HEADINGS.get(c, c) for c in columns], [[cell(r.get(c)) for c in columns] for r in rows])
+    return html_table([HEADINGS.get(c, c) for c in columns], [[shown(r, c) for c in columns] for r in rows])
+
+
+def shown(row: Mapping[str, Any], column: str) -> str:
+    """A cell of a row; the interval that a perfect order does not have is missing with this reason."""
+    of = row.get(column.removesuffix("_ci"))
+    if column.startswith("r_s") and column.endswith("_ci") and row.get(column) is None and isinstance(of, float):
+        return IN_ORDER if abs(of) > 1 - NO_WIDTH else cell(None)
+    return cell(row.get(column))
 
 
 def cell(value: Any) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fdcore.errors import UsageError
-from fdcore.statistics import FEWEST_GROUPS, numbered
+from fdcore.statistics import FEWEST_GROUPS, NO_WIDTH, bracketed, numbered, percentiles
 
 Array = NDArray[np.float64]
 # A bootstrap draws as often as this many numbers allow, between these bounds: atoms are many, and their curve hardly moves.
@@ -26,7 +26,7 @@ MOST_POINTS = 300
 class Roc:
     """The curve from (0, 0) to (1, 1) and the area under it: the chance that a bad one of n has a larger value than another, 0.5 for a
     value that says nothing. All None and empty where there are no bad ones or nothing else; the interval alone where the n belong to
-    too few `groups` to say anything about it."""
+    too few `groups` to say anything about it, or every bad one has a larger value than every other: all samples are then so, too."""
 
     n: int
     bad: int
@@ -43,7 +43,7 @@ class Roc:
         """ "0.93 (0.88 to 0.96)", or what of it exists."""
         if self.area is None:
             return "–"
-        return f"{self.area:.2f}" if self.low is None else f"{self.area:.2f} ({self.low:.2f} to {self.high:.2f})"
+        return bracketed(self.area, self.low, self.high, abs(self.area - 0.5) > 0.5 - NO_WIDTH)
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,7 @@ def roc(
     if groups is None or count >= FEWEST_GROUPS:
         wanted = int(np.clip(NUMBERS_DRAWN // n, *SAMPLES)) if samples is None else samples
         found = _drawn(values, wrong, of, count, wanted, seed)
-        tail = 0.5 * (1 - confidence)
-        low, high = (float(q) for q in np.quantile(found, [tail, 1 - tail]))
+        low, high = percentiles(found, confidence)
     return Roc(n, int(wrong.sum()), middle, low, high, false_alarms, hits, count, confidence)
 
 

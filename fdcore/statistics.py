@@ -27,6 +27,9 @@ AT_ONCE = 4_000_000
 FEWEST_PAIRS = 3
 # A bootstrap of fewer independent groups says nothing of how they differ.
 FEWEST_GROUPS = 5
+# Samples that differ by less than this differ by rounding; what is said of things whose every sample is the same.
+NO_WIDTH = 1e-9
+IN_ORDER = "all in order"
 # Correlations of neighbouring parts that are considered, close together near 1 where a little changes much.
 _RHO = np.concatenate([np.linspace(-0.6, 0.6, 13), 1 - np.geomspace(0.35, 1e-4, 28)])
 
@@ -205,7 +208,8 @@ def _powers(n: int) -> NDArray[np.float64]:
 @dataclass(frozen=True)
 class RankCorrelation:
     """Spearman's r_s of n pairs with its bootstrap interval; all None where it does not exist (fewer than 3 pairs, or one side is
-    constant), the interval alone where the pairs belong to too few `groups` to say anything about it."""
+    constant), the interval alone where the pairs belong to too few `groups` to say anything about it, or are all in order: every sample of
+    them is so, too, which says nothing of what others would be."""
 
     n: int
     r_s: float | None
@@ -215,11 +219,21 @@ class RankCorrelation:
     groups: int = 0
 
     @property
+    def in_order(self) -> bool:
+        """Whether one grows, or falls, with the other without an exception."""
+        return self.r_s is not None and abs(self.r_s) > 1 - NO_WIDTH
+
+    @property
     def text(self) -> str:
         """ "0.93 (0.88 to 0.96)", or what of it exists."""
-        if self.r_s is None:
-            return "–"
-        return f"{self.r_s:.2f}" if self.low is None else f"{self.r_s:.2f} ({self.low:.2f} to {self.high:.2f})"
+        return "–" if self.r_s is None else bracketed(self.r_s, self.low, self.high, self.in_order)
+
+
+def bracketed(value: float, low: float | None, high: float | None, in_order: bool) -> str:
+    """ "0.93 (0.88 to 0.96)"; without an interval the reason where it is that all are in order."""
+    if low is not None:
+        return f"{value:.2f} ({low:.2f} to {high:.2f})"
+    return f"{value:.2f} ({IN_ORDER})" if in_order else f"{value:.2f}"
 
 
 def rank_correlation(
@@ -255,9 +269,16 @@ def rank_correlation(
     found = np.concatenate([_resampled(a, b, of, rows, count) for rows in parts])
     # A sample of one pair over and over has no correlation.
     found = found[np.isfinite(found)]
+    return RankCorrelation(n, float(middle), *percentiles(found, confidence), confidence, count)
+
+
+def percentiles(found: NDArray[np.float64], confidence: float) -> tuple[float | None, float | None]:
+    """The ends of the percentile interval of bootstrap samples; None where they are all the same: that has no width, and is no certainty."""
+    if not len(found) or np.ptp(found) < NO_WIDTH:
+        return None, None
     tail = 0.5 * (1 - confidence)
     low, high = np.quantile(found, [tail, 1 - tail])
-    return RankCorrelation(n, float(middle), float(low), float(high), confidence, count)
+    return float(low), float(high)
 
 
 def _resampled(
@@ -271,7 +292,7 @@ def _resampled(
 @dataclass(frozen=True)
 class Within:
     """The mean of the r_s of several groups, each taken by itself, with the half width of its interval (Student's t over the groups, which
-    differ also by chance; None for fewer than FEWEST_GROUPS). `groups`: those that have one."""
+    differ also by chance; None for fewer than FEWEST_GROUPS, and where all are the same). `groups`: those that have one."""
 
     groups: int
     mean: float | None
@@ -291,7 +312,7 @@ class Within:
         """ "0.71 (0.60 to 0.82)", or what of it exists."""
         if self.mean is None:
             return "–"
-        return f"{self.mean:.2f}" if self.low is None else f"{self.mean:.2f} ({self.low:.2f} to {self.high:.2f})"
+        return bracketed(self.mean, self.low, self.high, abs(self.mean) > 1 - NO_WIDTH)
 
 
 def mean_within(found: Sequence[RankCorrelation], confidence: float = 0.95) -> Within:
@@ -302,7 +323,7 @@ def mean_within(found: Sequence[RankCorrelation], confidence: float = 0.95) -> W
     if not n:
         return Within(0, None, None, confidence)
     half = None
-    if n >= FEWEST_GROUPS:
+    if n >= FEWEST_GROUPS and np.ptp(values) > NO_WIDTH:
         half = float(student.ppf(0.5 + confidence / 2, n - 1) * values.std(ddof=1) / math.sqrt(n))
     return Within(n, float(values.mean()), half, confidence)
 

@@ -18,6 +18,7 @@ from fdcore.calibration import Calibration, calibration
 from fdcore.distribution import reference_distribution
 from fdcore.ensemble import ensemble_spread
 from fdcore.errors import UsageError
+from fdcore.label_units import UnitDoubt, unit_doubt
 from fdcore.records import Failure, Structure
 from fdcore.roc import Alarm, Roc, alarm, roc
 from fdcore.spec import Spec
@@ -396,7 +397,7 @@ class Validation:
     group_by : what `names` are, one per structure (empty: there is one group). drawn : what an interval draws as a whole.
     bands : all structures, and thirds of U_Delta; groups, sigmas : every group, and every displacement, by itself; within_direct,
     within_conservative : the means of r_s within the groups. bound : up to what U_Delta is ordinary for this model (eV/Å), where that is known.
-    consensus : places in `compared` where U_Delta is small and both forces are wrong.
+    consensus : places in `compared` where U_Delta is small and both forces are wrong. unit_doubt : why the reference may be in another unit.
     """
 
     model_id: str
@@ -418,6 +419,7 @@ class Validation:
     calibration_conservative: Calibration
     consensus: tuple[int, ...]
     estimates: tuple[Estimate, ...]
+    unit_doubt: UnitDoubt | None = None
 
     @property
     def pooled(self) -> Band:
@@ -482,7 +484,14 @@ def _validated(model_id: str, part: Sequence[Compared], key: str, above: float |
         calibration_conservative=calibration(u, conservative, **alike),
         consensus=tuple(consensus_failures(u, direct, conservative, limits, bound)),
         estimates=estimates(part, names, groups, seed),
+        unit_doubt=_unit_doubt(part),
     )
+
+
+def _unit_doubt(part: Sequence[Compared]) -> UnitDoubt | None:
+    own = [c.forces_conservative for c in part if c.forces_conservative is not None]
+    reference = np.concatenate([c.forces_reference for c in part])
+    return unit_doubt(reference, np.concatenate(own) if len(own) == len(part) else None)
 
 
 def _drawn(part: Sequence[Compared], names: Sequence[str], key: str) -> tuple[str, list[Hashable]]:

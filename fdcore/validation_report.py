@@ -157,6 +157,13 @@ def of_model(found: Validation, reference: str) -> dict[str, Any]:
         "n": len(found.compared),
         "text": validation_words.sentences(found, reference),
         "intervals": validation_words.intervals(found),
+        "unit_doubt": None
+        if found.unit_doubt is None
+        else {
+            "median_force_eV_per_A": found.unit_doubt.median,
+            "over_forces_conservative": found.unit_doubt.ratio,
+            "looks_like": found.unit_doubt.unit or None,
+        },
         "group_by": found.group_by or None,
         "drawn": found.drawn,
         "bands": band_rows(found.bands),

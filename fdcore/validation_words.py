@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from fdcore.calibration import Calibration
 from fdcore.human import count, three_digits
-from fdcore.statistics import FEWEST_GROUPS, FEWEST_PAIRS
+from fdcore.statistics import FEWEST_GROUPS, FEWEST_PAIRS, IN_ORDER, RankCorrelation
 from fdcore.validation import ERRORS, ESTIMATES, POOLED, SHARED, Band, Detection, Validation
 
 
@@ -33,14 +33,26 @@ def interval_text(found: Sequence[Band]) -> str:
     pooled = next((b.conservative for b in found if b.name == POOLED), None)
     if pooled is None or pooled.r_s is None:
         return ""
-    if pooled.low is None:
+    if _too_few(pooled):
         return f"No intervals: structures of one climb are alike, and fewer than {FEWEST_GROUPS} climbs say nothing about another one."
     if pooled.groups == pooled.n:
-        return "In brackets: 95 % bootstrap intervals over structures."
+        return f"In brackets: 95 % bootstrap intervals over structures.{_ordered(found)}"
     return (
         f"In brackets: 95 % bootstrap intervals over whole climbs, since structures of one climb are alike; a band with fewer than "
-        f"{FEWEST_GROUPS} climbs has none."
+        f"{FEWEST_GROUPS} climbs has none.{_ordered(found)}"
     )
+
+
+def _too_few(pooled: RankCorrelation) -> bool:
+    """Whether nothing has an interval because there are too few of what is drawn."""
+    return pooled.low is None and not (pooled.in_order and pooled.groups >= FEWEST_GROUPS)
+
+
+def _ordered(found: Sequence[Band]) -> str:
+    """Why some have no interval although they are enough; with a space before it, empty where there are none."""
+    if not any(r.in_order and r.low is None for b in found for r in (b.conservative, b.direct)):
+        return ""
+    return f" What is {IN_ORDER} has none: so is every sample of it, and it is too few to tell how others would be."
 
 
 # ---- one model against a reference ---------------------------------------------------------------------------------
@@ -90,11 +102,12 @@ def intervals(found: Validation) -> str:
     pooled = found.pooled.conservative
     if pooled.r_s is None:
         return ""
-    if pooled.low is None:
+    if _too_few(pooled):
         return f"No intervals: fewer than {FEWEST_GROUPS} {found.drawn} say nothing about others."
     return (
         f"In brackets: 95 % bootstrap intervals over {DRAWN[found.drawn]}; a band of fewer than {FEWEST_GROUPS} of them has none. Of a single "
         "group they are over its structures; the mean over groups has one by Student's t."
+        f"{_ordered([*found.bands, *found.groups, *found.sigmas])}"
     )
 
 
@@ -188,12 +201,30 @@ def beside(found: Validation) -> str:
     return f"Over the {count(n, 'structure')} that have both, the rank correlation with {'; with '.join(parts)}."
 
 
+def units(found: Validation, reference: str) -> str:
+    """That the reference may be in another unit, and what then; empty where nothing says so."""
+    doubt = found.unit_doubt
+    if doubt is None:
+        return ""
+    then = "Then every error here is wrong: give forces in eV/Å."
+    if doubt.ratio is None:
+        return (
+            f"Warning: half of the forces of {reference} are above {three_digits(doubt.median)} eV/Å, as in no ordinary structure: are they in "
+            f"another unit? {then}"
+        )
+    return (
+        f"Warning: the forces of {reference} point as the model's do and are {three_digits(doubt.ratio)} times as large: they look like "
+        f"{doubt.unit}. {then}"
+    )
+
+
 def sentences(found: Validation, reference: str) -> list[str]:
     """The whole of it, in the order in which it matters."""
     both = (("error_conservative", found.conservative), ("error_direct", found.direct))
     return [
         text
         for text in (
+            units(found, reference),
             headline(found, reference),
             beside(found),
             calibrated(found.calibration_conservative, "error_conservative"),

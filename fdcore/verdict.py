@@ -15,7 +15,7 @@ from ase.data import covalent_radii
 from fdcore.distribution import ReferenceDistribution
 from fdcore.records import Evaluation, Evidence, EvidenceStatus, ModelCard, Structure, Verdict, VerdictLevel
 from fdcore.site_symmetry import forces_vanish_by_symmetry
-from fdcore.structures import closest_distance, closest_per_pair
+from fdcore.structures import closest_distance, closest_per_pair, without_neighbours
 
 # U_Delta up to the first share of the reference distribution is ordinary, beyond the second alarming.
 ORDINARY_SHARE = 0.95
@@ -48,7 +48,7 @@ def judge(
     evidence = [
         _agreement(structure, evaluation, reference),
         _outliers(structure, evaluation),
-        _distances(structure, reference, pairs),
+        _closest(structure, card, reference, pairs),
         _force_scale(evaluation, reference),
         _element_pairs(card, reference, pairs),
     ]
@@ -115,6 +115,26 @@ def _outliers(structure: Structure, evaluation: Evaluation) -> Evidence:
 Pairs = Mapping[str, tuple[float, int, int]]
 
 
+def _closest(structure: Structure, card: ModelCard, reference: ReferenceDistribution | None, pairs: Pairs) -> Evidence:
+    """Atoms that are too close, and atoms with nobody near enough to act on them."""
+    known = card.cutoff_A > 0 and not card.acts_beyond_cutoff
+    alone = without_neighbours(structure, card.cutoff_A) if known else ()
+    if structure.n_atoms == 1 and (alone or not structure.periodic):
+        return Evidence("Closest atoms", "pass", "A single atom without neighbours.")
+    found = _distances(structure, reference, pairs)
+    if not alone:
+        return found
+    has, them = ("has", "it") if len(alone) == 1 else ("have", "them")
+    text = (
+        f"{_atoms(structure, alone)} {has} no neighbour within the {card.cutoff_A:g} Å that this model sees: nothing acts on {them}, so the "
+        f"forces on {them} say nothing."
+    )
+    if found.status != "pass":
+        return Evidence(found.name, found.status, f"{found.text} {text}", found.atoms)
+    status: EvidenceStatus = "unknown" if len(alone) == structure.n_atoms else "look"
+    return Evidence(found.name, status, text, alone)
+
+
 def _distances(structure: Structure, reference: ReferenceDistribution | None, pairs: Pairs) -> Evidence:
     name = "Closest atoms"
     if reference is not None:
@@ -126,8 +146,7 @@ def _distances(structure: Structure, reference: ReferenceDistribution | None, pa
     # Beyond what the pairs look at, nothing is close.
     nearest = min(pairs.values(), default=None)
     closest = closest_distance(structure) if nearest is None else (nearest[0], *sorted(nearest[1:]))
-    if closest is None:
-        return Evidence(name, "pass", "A single atom without neighbours.")
+    assert closest is not None
     distance, i, j = closest
     bond = float(covalent_radii[structure.numbers[i]] + covalent_radii[structure.numbers[j]])
     words = f"{_atoms(structure, (i, j))} are {distance:.2f} Å apart; their covalent radii add up to {bond:.2f} Å."

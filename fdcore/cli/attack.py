@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace, results: TextIO) -> int:
     labelled = None if arguments.labels is None else read_structures([arguments.labels])
     parsed = read_structures(arguments.files)
     complete = [services.with_charge_spin(s, arguments.charge, arguments.spin) for s in parsed.structures]
-    card = model_for(named, complete)
+    card = model_for(arguments, named, complete)
     structures, refused = attacks.attackable(card, complete, getattr(arguments, "strain", False))
     failures = [*parsed.failures, *refused, *(() if labelled is None else labelled.failures)]
     if not structures:

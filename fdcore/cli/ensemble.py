@@ -17,6 +17,7 @@ from fdcore.cli.output import (
     print_failures,
     read_structures,
     require_writable,
+    say_unread,
     write,
 )
 from fdcore.ensemble import Compared
@@ -44,6 +45,7 @@ def run(arguments: argparse.Namespace, results: TextIO) -> int:
     judged, members = _who(arguments, parsed.structures)
     weights = _weights(arguments.weights, [judged, *members])
     complete = [services.with_charge_spin(s, arguments.charge, arguments.spin) for s in parsed.structures]
+    say_unread(arguments, [judged, *members])
     structures, refused = ensembles.comparable(services.card(judged), complete)
     failures = [*parsed.failures, *refused]
     model = ModelChoice(judged, arguments.dtype, arguments.device)
@@ -144,14 +146,12 @@ def _print(compared: Compared, out: TextIO) -> None:
         )
     found = ensemble.agreement(compared)
     if found.r_s is not None:
-        print(
-            f"r_s of U_Delta with U_var {found.r_s:.2f} ({found.low:.2f} to {found.high:.2f}), n = {found.n}", file=out
-        )
+        print(f"r_s of U_Delta with U_var {found.text}, n = {found.n}", file=out)
     for r in ensemble.rankings(compared):
         if r.found.r_s is not None:
             print(
-                f"r_s of {ensemble.ESTIMATES[r.estimate]} with {ensemble.ERRORS[r.error]} {r.found.r_s:.2f} "
-                f"({r.found.low:.2f} to {r.found.high:.2f}), n = {r.found.n}",
+                f"r_s of {ensemble.ESTIMATES[r.estimate]} with {ensemble.ERRORS[r.error]} {r.found.text}, "
+                f"n = {r.found.n}",
                 file=out,
             )
 

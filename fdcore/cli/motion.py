@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace, results: TextIO) -> int:
     named = named_model(arguments)
     parsed = read_structures(arguments.files)
     complete = [services.with_charge_spin(s, arguments.charge, arguments.spin) for s in parsed.structures]
-    card = model_for(named, complete)
+    card = model_for(arguments, named, complete)
     structures, refused = dynamics.movable(card, complete)
     failures = [*parsed.failures, *refused]
     if not structures:

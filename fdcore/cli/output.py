@@ -89,16 +89,27 @@ def named_model(arguments: argparse.Namespace) -> ModelCard | None:
     return card
 
 
-def model_for(named: ModelCard | None, structures: Sequence[Structure]) -> ModelCard:
+def model_for(arguments: argparse.Namespace, named: ModelCard | None, structures: Sequence[Structure]) -> ModelCard:
     """The card of the one model that a run needs: the named one, else one that has seen such structures, which is then said."""
     from fdcore import services
 
-    if named is not None:
-        return named
-    card = services.card(services.suggested_model(structures))
-    if card.id != services.default_model_id():
+    card = services.card(services.suggested_model(structures)) if named is None else named
+    if named is None and card.id != services.default_model_id():
         print(f"fdcore: model {card.id}, chosen for these structures (--model names another)", file=sys.stderr)
+    say_unread(arguments, [card.id])
     return card
+
+
+def say_unread(arguments: argparse.Namespace, model_ids: Iterable[str]) -> None:
+    """Which of the models that are used do not read the --charge or the --spin that was given."""
+    from fdcore import services
+
+    if arguments.charge is None and arguments.spin is None:
+        return
+    deaf = [i for i in dict.fromkeys(model_ids) if not services.card(i).needs_charge_spin]
+    if deaf:
+        do = "does" if len(deaf) == 1 else "do"
+        print(f"fdcore: {', '.join(deaf)} {do} not read charge or spin", file=sys.stderr)
 
 
 def print_failures(failures: Iterable[Failure]) -> None:

@@ -637,6 +637,7 @@ def _report(verbs: argparse._SubParsersAction) -> None:
     report.add_argument("--seed", type=int, default=0, help="of directions, loops, copies and velocities (default 0)")
     report.add_argument("--html", metavar="PATH", help="write the report as one page; - for standard output")
     report.add_argument("--csv", metavar="PATH", help="write one row per line of it; - for standard output")
+    report.add_argument("--pdf", metavar="PATH", help="write the report as a PDF of a page or two per structure")
     report.add_argument("--zip", metavar="PATH", help="write everything, with the figures as SVG and PNG")
     report.add_argument(
         "--record",

@@ -23,7 +23,9 @@ from fdcore.cli.output import (
 from fdcore.errors import UsageError
 from fdcore.human import count
 from fdcore.report import Report
+from fdcore.report_pdf import pdf
 from fdcore.report_verdict import sentence
+from fdcore.report_words import ANSWER_WORDS, STATUS_WORDS, name_of, said_of
 from fdcore.services import report as reports
 from fdcore.spec import ModelChoice
 
@@ -35,12 +37,15 @@ def run(arguments: argparse.Namespace, results: TextIO) -> int:
     on_stdout = [name for name in OUTPUTS if getattr(arguments, name) == "-"]
     if len(on_stdout) > 1:
         raise UsageError("Only one of the outputs can be standard output.", "Give the others a path.")
-    for name in (*OUTPUTS, "zip", "record"):
+    for name in (*OUTPUTS, "pdf", "zip", "record"):
         require_writable(getattr(arguments, name))
+    for name in ("pdf", "zip"):
+        if getattr(arguments, name) == "-":
+            raise UsageError(f"--{name} needs a path, not standard output.")
     named = named_model(arguments)
     parsed = read_structures(arguments.files)
     complete = [services.with_charge_spin(s, arguments.charge, arguments.spin) for s in parsed.structures]
-    card = model_for(named, complete)
+    card = model_for(arguments, named, complete)
     structures, refused = reports.examinable(card, complete)
     failures = [*parsed.failures, *refused]
     print_failures(failures)
@@ -71,6 +76,8 @@ def run(arguments: argparse.Namespace, results: TextIO) -> int:
     write(arguments.json, lambda: report_files.as_json(found, failures, provenance), results)
     write(arguments.csv, lambda: report_files.lines_csv(found), results)
     write(arguments.html, lambda: report_files.html(found, failures, provenance), results)
+    if arguments.pdf is not None:
+        Path(arguments.pdf).write_bytes(pdf(found, failures, provenance))
     if arguments.zip is not None:
         Path(arguments.zip).write_bytes(report_files.archive(found, failures, provenance))
     if not on_stdout:
@@ -88,18 +95,18 @@ def run(arguments: argparse.Namespace, results: TextIO) -> int:
 
 def _print(found: Report, out: TextIO) -> None:
     for one in found.examined:
-        said, good_for = report_files.said_of(one, found)
+        said, good_for = said_of(one, found)
         print(
-            f"\n{report_files.name_of(one)}, {count(one.structure.n_atoms, 'atom')}, {found.model_id}, {found.dtype}",
+            f"\n{name_of(one)}, {count(one.structure.n_atoms, 'atom')}, {found.model_id}, {found.dtype}",
             file=out,
         )
         print(f"{sentence(good_for)}\n", file=out)
         for use in good_for:
-            print(f"  {report_files.ANSWER_WORDS[use.answer]:<12}  {use.name}: {use.why}", file=out)
+            print(f"  {ANSWER_WORDS[use.answer]:<12}  {use.name}: {use.why}", file=out)
         print(file=out)
         for line in said:
             print(
-                f"  {report_files.STATUS_WORDS[line.status]:<9}  {line.name:<30} {line.figure:<26}  {line.text}",
+                f"  {STATUS_WORDS[line.status]:<9}  {line.name:<30} {line.figure:<26}  {line.text}",
                 file=out,
             )
             if line.published:

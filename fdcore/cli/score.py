@@ -18,6 +18,7 @@ from fdcore.cli.output import (
     print_failures,
     read_structures,
     require_writable,
+    say_unread,
     write,
 )
 from fdcore.errors import UsageError
@@ -44,6 +45,7 @@ def run(arguments: argparse.Namespace, results: TextIO) -> int:
     # Where nobody named a model, each structure is scored by one that has seen its like.
     chosen = [asked.id if asked else services.suggested_model([s]) for s in structures]
     used = list(dict.fromkeys(chosen)) or [asked.id if asked else services.default_model_id()]
+    say_unread(arguments, used)
     settings: list[dict[str, Any]] = []
     # Results in the order of the files, whichever model made them.
     answers: dict[int, Score | Failure] = {}

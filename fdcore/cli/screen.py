@@ -13,7 +13,7 @@ from tqdm import tqdm
 from fdcore import config as configuration
 from fdcore import services
 from fdcore.cli.local import stop_asked
-from fdcore.cli.output import EXIT_OK, EXIT_PARTLY, EXIT_STOPPED, named_model, require_writable, write
+from fdcore.cli.output import EXIT_OK, EXIT_PARTLY, EXIT_STOPPED, named_model, require_writable, say_unread, write
 from fdcore.errors import UsageError
 from fdcore.human import duration
 from fdcore.models.base import file_sha256
@@ -32,6 +32,7 @@ def run(arguments: argparse.Namespace, results: TextIO) -> int:
         raise UsageError(f"Chunks of {arguments.chunk} structures cannot be made.", "Give --chunk 1 or more.")
     require_writable(arguments.json)
     card = named_model(arguments) or services.card(services.default_model_id())
+    say_unread(arguments, [card.id])
     folder = Path(arguments.out)
     weights = None if arguments.weights is None else Path(arguments.weights).absolute()
     order = Order(

@@ -21,6 +21,7 @@ from fdcore.cli.output import (
     print_failures,
     read_structures,
     require_writable,
+    say_unread,
     write,
 )
 from fdcore.errors import UsageError
@@ -78,6 +79,7 @@ def run(arguments: argparse.Namespace, results: TextIO) -> int:
     if named is None and judges.ids != (services.default_model_id(),):
         chosen = "; ".join(f"{i} for {count(judges.of.count(k), 'structure')}" for k, i in enumerate(judges.ids))
         print(f"fdcore: {chosen}, chosen for these structures (--model names one for all)", file=sys.stderr)
+    say_unread(arguments, [*judges.ids, *members])
     loaded = Loaded(services.card(judges.ids[0]), arguments)
 
     def further(model_id: str) -> Any:

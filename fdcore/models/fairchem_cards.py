@@ -145,6 +145,8 @@ def _card(
         cutoff_A=6.0,
         neighbour_cap=cap,
         needs_charge_spin=checkpoint.task == "omol",
+        # Its attention is over all atoms.
+        acts_beyond_cutoff=id.startswith("allscaip-"),
         periodic=periodic,
         download_MB=download_MB,
         gradient_proof=proof if direct else "",

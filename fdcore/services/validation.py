@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fdcore import reference as references
 from fdcore import services, validation
 from fdcore.human import duration, size
-from fdcore.labels import label_of_file
+from fdcore.labels import FROM_FILE, label_of_file
 from fdcore.models.base import available_bytes, estimated_edges, guessed_bytes_per_edge, guessed_seconds_per_edge
 from fdcore.records import Failure, Structure
 from fdcore.services import ensemble, runs
@@ -22,6 +22,7 @@ from fdcore.validation import Compared
 from fdcore.validation_report import Report
 
 shipped = shipped_labels
+ORIGIN_UNKNOWN = "origin unknown; the file does not say what made them"
 SHIPPED_FILE = f"{PBE}.extxyz"
 
 
@@ -135,14 +136,16 @@ def reference_title(spec: Spec) -> str:
 
 
 def methods_of(compared: Sequence[Compared]) -> tuple[str, ...]:
-    """Where the labels say that they come from, in a few words."""
+    """Where the labels say that they come from, in a few words; that some do not say it, where they do not."""
     found: dict[str, None] = {}
     for c in compared:
         label = label_of_file(c.structure)
-        if label is not None and label.provenance.reference != "file":
-            known = label.provenance
-            functional = str(known.settings.get("xc", ""))
-            found[" ".join(filter(None, (known.reference, known.version, functional)))] = None
+        if label is None:
+            continue
+        known = label.provenance
+        functional = str(known.settings.get("xc", ""))
+        told = "" if known.reference == FROM_FILE else known.reference
+        found[" ".join(filter(None, (told, known.version, functional))) if told else ORIGIN_UNKNOWN] = None
     return tuple(found)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from fdcore.structures.checks import validate, with_charge_spin
 from fdcore.structures.entry import read_paths, read_sources
 from fdcore.structures.limits import Limits, Parsed, Source
-from fdcore.structures.periodic import closest_distance, closest_per_pair
+from fdcore.structures.periodic import closest_distance, closest_per_pair, without_neighbours
 
 __all__ = [
     "Limits",
@@ -21,4 +21,5 @@ __all__ = [
     "read_sources",
     "validate",
     "with_charge_spin",
+    "without_neighbours",
 ]

@@ -140,3 +140,23 @@ def closest_per_pair(structure: Structure, cutoff_A: float = 6.0) -> dict[str, t
             if best is not None:
                 out[f"{a}-{b}"] = (best[0], int(owner[best[1]]), int(owner[best[2]]))
     return out
+
+
+def without_neighbours(structure: Structure, cutoff_A: float) -> tuple[int, ...]:
+    """Atoms that have no other atom, and no periodic image, within `cutoff_A`. Cheap where there are none, as nearly always."""
+    n = structure.n_atoms
+    if structure.periodic and n and shortest_lattice_vector(structure.cell) <= cutoff_A:
+        return ()
+    if n < 2:
+        return tuple(range(n))
+    from scipy.spatial import KDTree
+
+    # Most find a neighbour among the atoms as they were given; images only matter to the others.
+    bound = cutoff_A * (1 + 1e-12)
+    distance, _ = KDTree(structure.positions).query(structure.positions, k=2, distance_upper_bound=bound)
+    alone = np.flatnonzero(~np.isfinite(distance[:, 1]))
+    if len(alone) and structure.periodic:
+        positions, _ = _with_images(structure, cutoff_A)
+        distance, _ = KDTree(positions).query(positions[alone], k=2, distance_upper_bound=bound)
+        alone = alone[~np.isfinite(distance[:, 1])]
+    return tuple(int(i) for i in alone)

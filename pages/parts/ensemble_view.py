@@ -13,6 +13,7 @@ from fdcore.human import count, duration, three_digits
 from fdcore.records import Score, Verdict
 from fdcore.services import ensemble as ensembles
 from fdcore.services import runs
+from fdcore.statistics import FEWEST_GROUPS
 from pages.parts import ensembling, run_parts, words
 from pages.parts.ensemble_settings import SPREAD_HELP
 from pages.parts.refusals import failed
@@ -96,16 +97,15 @@ def _sentence(found: Compared) -> str:
         if len(found.spreads) == 1:
             return "One structure: two numbers, and nothing to rank."
         return "Too few structures to say whether U_Delta and U_var point the same way."
-    if agreement.low is None or agreement.low <= 0 <= (agreement.high or 0):
+    # A few in order are so by chance more often than one would think.
+    ordered = agreement.in_order and agreement.n >= FEWEST_GROUPS
+    if not ordered and (agreement.low is None or agreement.low <= 0 <= (agreement.high or 0)):
         return (
             f"Whether U_Delta and U_var point the same way cannot be told from {count(agreement.n, 'structure')}: "
-            f"r_s = {agreement.r_s:.2f} ({agreement.low:.2f} to {agreement.high:.2f})."
+            f"r_s = {agreement.text}."
         )
     how = "the same way" if agreement.r_s > 0.7 else "partly the same way" if agreement.r_s > 0.3 else "different ways"
-    return (
-        f"U_Delta and U_var point {how}: r_s = {agreement.r_s:.2f} ({agreement.low:.2f} to {agreement.high:.2f}) over "
-        f"{count(agreement.n, 'structure')}."
-    )
+    return f"U_Delta and U_var point {how}: r_s = {agreement.text} over {count(agreement.n, 'structure')}."
 
 
 def _metrics(found: Compared) -> None:

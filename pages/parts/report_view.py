@@ -10,7 +10,9 @@ from fdcore import report_files, report_plots
 from fdcore.errors import FdcoreError
 from fdcore.human import count
 from fdcore.report import Examined, Report
+from fdcore.report_pdf import pdf
 from fdcore.report_verdict import Answer, LineOfReport, Use, sentence
+from fdcore.report_words import name_of, said_of
 from fdcore.services import report as reports
 from fdcore.services import runs
 from pages.parts import reporting, run_parts, words
@@ -72,8 +74,8 @@ def _live() -> None:
         return
     if found.examined:
         newest = found.examined[-1]
-        said = [w for w in report_files.said_of(newest, found)[0] if _is_there(w, newest)]
-        st.markdown(f"**{plain(report_files.name_of(newest))}**")
+        said = [w for w in said_of(newest, found)[0] if _is_there(w, newest)]
+        st.markdown(f"**{plain(name_of(newest))}**")
         _lines(said, "live")
 
 
@@ -83,7 +85,7 @@ def _is_there(line: LineOfReport, found: Examined) -> bool:
 
 
 def _chosen(found: Report) -> Examined:
-    names = [report_files.name_of(e) for e in found.examined]
+    names = [name_of(e) for e in found.examined]
     which = min(st.session_state.get("fd_report_which", 0), len(names) - 1)
     if len(names) > 1:
         st.session_state["report-which"] = which
@@ -98,7 +100,7 @@ def _chosen(found: Report) -> Examined:
 
 
 def _one(found: Examined, report: Report) -> None:
-    said, good_for = report_files.said_of(found, report)
+    said, good_for = said_of(found, report)
     st.markdown(f"#### {plain(sentence(good_for))}")
     _uses(good_for)
     st.markdown("#### What was looked at")
@@ -137,7 +139,11 @@ def _take_away(run: runs.Run, found: Report) -> None:
     files = (
         Download(
             "Report (HTML)", lambda: report_files.html(found, refusals, provenance), f"{name}-report.html",
-            "One page that needs nothing else: plain words, every line, the figures. Print it to get a PDF.",
+            "One page that needs nothing else: plain words, every line, the figures. It prints well.",
+        ),
+        Download(
+            "Report (PDF)", lambda: pdf(found, refusals, provenance), f"{name}-report.pdf",
+            "The same words and figures on a page or two per structure.",
         ),
         Download(
             "JSON", lambda: report_files.as_json(found, refusals, provenance), f"{name}-report.json",
@@ -146,7 +152,7 @@ def _take_away(run: runs.Run, found: Report) -> None:
         Download("CSV", lambda: report_files.lines_csv(found), f"{name}-report.csv", "One row per line of the report."),
         Download(
             "All as zip", lambda: report_files.archive(found, refusals, provenance), f"{name}-report.zip",
-            "The page, every figure as SVG and PNG, and the numbers behind them as CSV.",
+            "The page, the PDF, every figure as SVG and PNG, and the numbers behind them as CSV.",
         ),
     )  # fmt: skip
     with st.container(horizontal=True, key="report-downloads"):

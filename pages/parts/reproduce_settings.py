@@ -1,4 +1,4 @@
-"""What is to be reproduced: which figures and tables, of which systems, with how much effort; and the cost before the start."""
+"""What is to be reproduced: which figures and tables, by which models, of which systems, with how much effort; and the cost before the start."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import streamlit as st
 from fdcore.errors import FdcoreError
 from fdcore.services import labels, reproduce
 from pages.parts import owner, reproducing, run_parts, session
+from pages.parts.model_picker import place, precision_and_device
 from pages.parts.refusals import failed
 from pages.parts.structure_picker import structure_picker
 from pages.parts.words import plain
@@ -33,6 +34,7 @@ def ask() -> None:
         _targets()
         left, right = st.columns([3, 2], gap="large")
         with left:
+            _models()
             _systems()
         with right:
             _reference()
@@ -66,6 +68,28 @@ def _targets() -> None:
             label_visibility="collapsed",
         )
     st.caption(PRESETS[now["preset"]])
+
+
+def _models() -> None:
+    now = reproducing.chosen()
+    cards = reproducing.offered_models()
+    st.session_state["reproduce-models"] = list(reproducing.chosen_models())
+    st.multiselect(
+        "Models",
+        list(cards),
+        key="reproduce-models",
+        format_func=lambda i: f"{i}  ·  {place(cards[i])}",
+        on_change=lambda: reproducing.choose(models=st.session_state["reproduce-models"]),
+        placeholder="The preset's own",
+        help="Every chosen figure is made with these instead: models with both forces whose weights are on this machine. None: the preset's own.",
+    )
+    if not reproducing.chosen_models():
+        own = reproduce.preset_models(now["preset"])
+        named = dict.fromkeys(m for t in reproducing.targets() for m in own[t])
+        if named:
+            st.caption(f"The preset's own: {', '.join(named)}.")
+    with st.popover("Precision and device", icon=":material/memory:"):
+        precision_and_device()
 
 
 def _systems() -> None:
@@ -142,8 +166,16 @@ def _asked() -> reproduce.Question | str:
     if not reproducing.targets():
         return "Choose a figure or a table."
     try:
+        how = session.settings()
         return reproduce.question(
-            reproducing.targets(), preset=now["preset"], structures=own, reference=now["reference"], seed=now["seed"]
+            reproducing.targets(),
+            preset=now["preset"],
+            structures=own,
+            chosen=reproducing.chosen_models(),
+            reference=now["reference"],
+            dtype=how.dtype,
+            device=how.device,
+            seed=now["seed"],
         )
     except FdcoreError as error:
         return f"{error.message} {error.hint or ''}"

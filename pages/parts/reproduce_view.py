@@ -99,9 +99,7 @@ def _table(rows: tuple, alt: str) -> None:
     if not rows:
         return
     columns = [c for c in dict.fromkeys(c for r in rows for c in r) if c not in reproduction_report.HIDDEN]
-    shown = {
-        reproduction_report.HEADINGS.get(c, c): [reproduction_report.cell(r.get(c)) for r in rows] for c in columns
-    }
+    shown = {reproduction_report.HEADINGS.get(c, c): [reproduction_report.shown(r, c) for r in rows] for c in columns}
     st.dataframe(shown, hide_index=True, alt=alt)
 
 

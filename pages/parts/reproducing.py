@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import streamlit as st
 
+from fdcore import services
+from fdcore.records import ModelCard
 from fdcore.reproduction import TASK, Reproduced
 from fdcore.services import reproduce, runs
+from pages.parts import session
 from pages.parts.followed import Followed
 
 # Before anybody chooses: the figure that the paper is about, and what it is held against.
@@ -24,10 +28,10 @@ follow, forget, shown = _followed.follow, _followed.forget, _followed.shown
 
 
 def chosen() -> dict[str, Any]:
-    """Targets, preset, whether the person's own structures, and who labels (None: what fits)."""
-    return st.session_state.setdefault(
-        "fd_reproduce", {"targets": list(FIRST), "preset": "quick", "own": False, "reference": None, "seed": 0}
-    )
+    """Targets, preset, models in place of the preset's (none: its own), whether the person's own structures, and who labels (None: what
+    fits)."""
+    first = {"targets": list(FIRST), "preset": "quick", "models": [], "own": False, "reference": None, "seed": 0}
+    return st.session_state.setdefault("fd_reproduce", first)
 
 
 def choose(**what: Any) -> None:
@@ -38,16 +42,29 @@ def targets() -> Sequence[str]:
     return [t for t in chosen()["targets"] if t in reproduce.TARGETS]
 
 
+def offered_models() -> dict[str, ModelCard]:
+    """Models with both forces whose weights are on this machine, the person's own included."""
+    return {i: c for i, c in session.models().items() if c.kind == "direct" and services.model_is_here(c)}
+
+
+def chosen_models() -> Sequence[str]:
+    """Those of the chosen ones that are still here; none: the preset's own."""
+    return [i for i in chosen()["models"] if i in offered_models()]
+
+
 def open_run(run: runs.Run, share: str = "") -> None:
     """Show a reproduction of the history, what it was asked being in the settings."""
     p = run.spec.parameters
     choose(
         targets=list(p["targets"]),
         preset=p.get("preset", "quick"),
+        models=list(p.get("models", ())),
         own=bool(p.get("own", False)),
         reference=None,
         seed=run.spec.seed,
     )
+    if run.spec.model is not None:
+        session.set_settings(replace(session.settings(), dtype=run.spec.model.dtype, device=run.spec.model.device))
     follow(run, share)
 
 

@@ -132,6 +132,9 @@ def _one_of(report: Report) -> Validation:
 
 
 def _say(found: Validation, report: Report) -> None:
+    doubt = validation_words.units(found, report.reference)
+    if doubt:
+        st.warning(plain(doubt), icon=":material/straighten:")
     st.markdown(f"#### {plain(validation_words.sentence(found.bands, report.reference, found.drawn))}")
     for sentence in (validation_words.inflation(found), validation_words.beside(found)):
         if sentence:
@@ -139,7 +142,7 @@ def _say(found: Validation, report: Report) -> None:
     trained = validating.card_of(found.model_id)
     if report.labels and trained:
         st.caption(
-            f"The labels are of {plain('; '.join(report.labels))}; the model was trained to reproduce {plain(trained)}. What these differ by is "
+            f"Labels: {plain('; '.join(report.labels))}. The model was trained to reproduce {plain(trained)}. What these differ by is "
             "part of every error."
         )
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from fdcore import reproduction, reproduction_report
+from fdcore import reproduction, reproduction_report, services
 from fdcore.reproduce import protocols
 from fdcore.services import reproduce, runs
 from tests.pages.conftest import words
@@ -122,3 +122,34 @@ def test_a_reference_that_is_not_wanted(app):
     app.selectbox(key="reproduce-reference").set_value(reproduce.NOBODY).run()
     assert "errors are missing" in words(app)
     assert set(app.dataframe[0].value["task"]) == {"attack"}
+
+
+def test_other_models_and_another_precision(app):
+    open_page(app, "fig5")
+    box = app.multiselect(key="reproduce-models")
+    assert box.value == [] and "The preset's own: fd-orb-small-v1." in words(app)
+    # Only what has both forces and is on this machine.
+    offered = [o.split()[0] for o in box.options]
+    cards = [services.card(i) for i in offered]
+    assert len(cards) > 1 and all(c.kind == "direct" and services.model_is_here(c) for c in cards)
+    box.set_value(["fd-orb-small-v1-s2"]).run()
+    radios = {r.label: r for r in app.radio}
+    radios["Precision"].set_value("float64").run()
+    {r.label: r for r in app.radio}["Device"].set_value("cpu").run()
+    assert not app.exception and "The preset's own:" not in words(app)
+    assert set(app.dataframe[0].value["model"]) == {"fd-orb-small-v1-s2"}
+    start(app)
+    run = only_run()
+    assert run.spec.parameters["models"] == ["fd-orb-small-v1-s2"]
+    assert (run.spec.model.id, run.spec.model.dtype, run.spec.model.device) == ("fd-orb-small-v1-s2", "float64", "cpu")
+    assert "--models fd-orb-small-v1-s2" in words(app) and "--dtype float64" in words(app)
+    # Whoever opens it has its settings.
+    fresh = type(app).from_file(str(app._script_path), default_timeout=60)
+    fresh.switch_page("pages/reproduce.py")
+    fresh.query_params["run"] = run.id
+    fresh.query_params["key"] = runs.share(runs.Viewer.operator(), run.id)
+    fresh.run()
+    fresh.button(key="reproduce-again").click().run()
+    assert not fresh.exception
+    assert fresh.multiselect(key="reproduce-models").value == ["fd-orb-small-v1-s2"]
+    assert {r.label: r.value for r in fresh.radio}["Precision"] == "float64"

@@ -573,7 +573,8 @@ def test_too_few_climbs_have_no_interval():
     x = np.arange(12.0)
     found = rank_correlation(x, x, groups=[0, 1, 2, 3] * 3)
     assert found.r_s == 1.0 and found.low is None and found.high is None
-    assert found.text == "1.00"
+    assert found.text == "1.00 (all in order)"
+    assert rank_correlation(x, np.roll(x, 1), groups=[0, 1, 2, 3] * 3).text == "0.54"
     with pytest.raises(UsageError):
         rank_correlation(x, x, groups=[0, 1])
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -19,7 +21,9 @@ import pytest
 from ase.build import bulk, molecule
 
 import fdcore
-from fdcore import cli, data
+from fdcore import cli, data, services
+from fdcore.cli.output import say_unread
+from fdcore.errors import UsageError
 
 EXAMPLES = data.path("examples")
 
@@ -300,3 +304,41 @@ def test_version():
     with pytest.raises(SystemExit) as stopped:
         cli.main(["--version"])
     assert stopped.value.code == 0
+
+
+VERBS = {
+    "score": [],
+    "md": ["--steps", "2"],
+    "report": ["--parts", "symmetry"],
+    "screen": ["--workers", "1"],
+    "validate": ["--reference", "chgnet"],
+    "ensemble": ["--models", "fd-orb-small-v1-s1,fd-orb-small-v1-s2"],
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_charge_that_the_model_does_not_read_is_told_once(verb, tmp_path, capfd, monkeypatch):
+    """The verbs go wherever they go afterwards; no model is loaded."""
+    monkeypatch.setattr(services, "load_model", _no_model)
+    monkeypatch.setattr("fdcore.cli.screen.screen", _no_model)
+    file = str(data.path("examples", "NaCl.cif"))
+    more = [*VERBS[verb], *(["--out", str(tmp_path / "out")] if verb == "screen" else [])]
+    for charged in (["--charge", "1"], ["--spin", "2"]):
+        cli.main([verb, file, *more, "--model", "fd-orb-small-v1", *charged])
+        err = capfd.readouterr().err
+        assert err.count("not read charge or spin") == 1
+        assert re.search(r"^fdcore: fd-orb-small-v1.* (does|do) not read charge or spin$", err, re.MULTILINE)
+    cli.main([verb, file, *more, "--model", "fd-orb-small-v1"])
+    assert "charge or spin" not in capfd.readouterr().err
+
+
+def _no_model(*_, **__):
+    raise UsageError("No model is loaded here.")
+
+
+def test_a_model_that_reads_the_charge_is_not_named(capfd):
+    given = argparse.Namespace(charge=1, spin=None)
+    say_unread(given, ["esen-sm-direct-all-omol"])
+    assert capfd.readouterr().err == ""
+    say_unread(given, ["esen-sm-direct-all-omol", "fd-orb-small-v1", "fd-orb-molecules-v1"])
+    assert capfd.readouterr().err == "fdcore: fd-orb-small-v1, fd-orb-molecules-v1 do not read charge or spin\n"

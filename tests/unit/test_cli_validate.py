@@ -16,6 +16,7 @@ from fdcore import data, load_model, services, shipped_labels, validation
 from fdcore.cli import main
 from fdcore.cli.parser import build_parser
 from fdcore.errors import UsageError
+from fdcore.label_units import unit_doubt
 from fdcore.services import validation as validations
 from fdcore.spec import ModelChoice
 from fdcore.structures import read_sources
@@ -300,3 +301,58 @@ def test_judges_name_every_structure_once():
         validations.ValidateTask().check(replace(spec, parameters={"further": list(own.ids[1:]), "model_of": [0, 0]}))
     with pytest.raises(UsageError, match="a model that there is not"):
         validations.ValidateTask().check(replace(spec, parameters={"model_of": [0, 1, 0]}))
+
+
+UNIT_CASES = {"kcal/mol/Å": 23.06, "Hartree/Bohr": 1 / 51.42, "once too often": 51.42}
+
+
+@pytest.mark.parametrize("unit", UNIT_CASES)
+def test_labels_in_another_unit_are_doubted(unit, frames, tmp_path, capfd):
+    path, others = tmp_path / "units.extxyz", [a.copy() for a in frames[2:8]]
+    model = load_model(MODEL, "cpu")
+    for atoms, seen in zip(others, model.evaluate(others), strict=True):
+        forces = np.array(seen.forces_conservative) * UNIT_CASES[unit] * 1.02
+        atoms.calc = SinglePointCalculator(atoms, energy=seen.energy, forces=forces)
+    ase.io.write(path, others)
+    options = ["--model", MODEL, "--device", "cpu", "--json", str(tmp_path / "v.json")]
+    assert main(["validate", str(path), *options]) == 0
+    printed = capfd.readouterr().out
+    assert "Warning: the forces of the labels point as the model's do" in printed and unit in printed
+    assert "labels: origin unknown; the file does not say what made them; the model's training reference" in printed
+    document = json.loads((tmp_path / "v.json").read_text())
+    assert document["labels"] == [validations.ORIGIN_UNKNOWN]
+    [one] = document["models"]
+    assert unit in one["unit_doubt"]["looks_like"]
+    assert one["unit_doubt"]["over_forces_conservative"] == pytest.approx(1.02 * UNIT_CASES[unit], rel=1e-3)
+
+
+def test_a_unit_is_doubted_for_a_reason_only():
+    rng = np.random.default_rng(0)
+    own = rng.normal(size=(40, 3))
+    assert unit_doubt(own, own) is None
+    # Large and alike, but the ratio of no unit; the ratio of one, but unlike.
+    assert unit_doubt(30.0 * own, own) is None
+    assert unit_doubt(23.06 * rng.normal(size=(40, 3)), own) is None
+    assert unit_doubt(23.06 * own, own).unit == "kcal/mol/Å"
+    assert unit_doubt(23.06 * own * 1.06, own) is None
+    absurd = unit_doubt(400.0 * own, own)
+    assert absurd.median > 100 and absurd.ratio is None
+    assert unit_doubt(400.0 * own, None) == absurd
+    # A few torn atoms are no other unit, and forces that are nearly zero have no ratio.
+    torn = own.copy()
+    torn[:10] *= 1e4
+    assert unit_doubt(torn, own) is None
+    assert unit_doubt(23.06e-4 * own, 1e-4 * own) is None
+    assert unit_doubt(np.zeros((4, 3)), own[:4]) is None and unit_doubt(np.zeros((0, 3)), None) is None
+
+
+def test_absurd_labels_are_doubted_and_ordinary_ones_not(labelled, frames, tmp_path, capfd):
+    assert main(["validate", str(labelled), "--model", MODEL, "--device", "cpu"]) == 0
+    assert "Warning" not in capfd.readouterr().out
+    path, others = tmp_path / "absurd.extxyz", [a.copy() for a in frames[:4]]
+    rng = np.random.default_rng(1)
+    for atoms in others:
+        atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=rng.normal(size=(8, 3)) * 500)
+    ase.io.write(path, others)
+    assert main(["validate", str(path), "--model", MODEL, "--device", "cpu"]) == 0
+    assert "eV/Å, as in no ordinary structure: are they in another unit?" in capfd.readouterr().out

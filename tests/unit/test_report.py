@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
+import re
+import zipfile
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fdcore import data, drift_report, html_page, report, report_files, report_verdict, services
+from fdcore import (
+    data,
+    drift_report,
+    html_page,
+    report,
+    report_files,
+    report_pdf,
+    report_plots,
+    report_verdict,
+    report_words,
+    services,
+)
 from fdcore.errors import ComputeError, UsageError
 from fdcore.examination import Examination, copy_of, find_molecule, neighbour_set
-from fdcore.records import Evaluation, Structure
+from fdcore.records import Evaluation, Failure, Structure
 from fdcore.services import report as reports
 from fdcore.spec import ModelChoice, Spec
 from fdcore.store import structures as stored
@@ -151,7 +167,7 @@ def test_a_sample_has_the_exact_value_within_its_error(tmp_path, kind):
     assert abs(a.value - EXACT) < 4 * a.standard_error
     assert one.asymmetry["conservative"].value < 1e-7
     assert not one.jacobians and one.by_atom is None
-    text = next(w for w in report_files.said_of(one, found)[0] if w.name == "Jacobian asymmetry").text
+    text = next(w for w in report_words.said_of(one, found)[0] if w.name == "Jacobian asymmetry").text
     assert f"{a.probes} random directions of 90" in text
 
 
@@ -159,7 +175,7 @@ def test_a_jump_of_the_energy_is_reported(tmp_path):
     found = examine(tmp_path, Jumping, parts=["lines"], lines=6)
     [one] = found.examined
     assert one.largest_jump_meV == pytest.approx(1000 * JUMP, rel=1e-3)
-    line = next(w for w in report_files.said_of(one, found)[0] if w.part == "lines")
+    line = next(w for w in report_words.said_of(one, found)[0] if w.part == "lines")
     assert line.status == "look" and "3.00 meV" in line.figure
 
 
@@ -168,7 +184,7 @@ def test_what_cannot_be_done_is_missing_with_its_reason(tmp_path):
     [one] = found.examined
     assert set(one.missing) == {"gradient", "asymmetry"}
     assert not one.asymmetry and one.check is None
-    said, uses = report_files.said_of(one, found)
+    said, uses = report_words.said_of(one, found)
     line = next(w for w in said if w.part == "asymmetry")
     assert line.status == "unknown" and "went wrong" in line.text and line.figure == "–"
     phonons = next(u for u in uses if u.name.startswith("Phonons"))
@@ -209,7 +225,7 @@ def test_what_was_not_reached_is_not_zero(tmp_path):
     assert not found.complete
     [one] = found.examined
     assert one.asymmetry and not one.drifts
-    line = next(w for w in report_files.said_of(one, found)[0] if w.part == "dynamics")
+    line = next(w for w in report_words.said_of(one, found)[0] if w.part == "dynamics")
     assert line.status == "unknown" and line.text == report_verdict.NOT_DONE
     assert "stopped before its end" in report_files.html(found)
     # It goes on, and ends as if nothing had happened.
@@ -295,7 +311,7 @@ def test_wrong_settings_are_refused(wrong):
 def test_words_follow_the_figures(tmp_path):
     found = examine(tmp_path)
     [one] = found.examined
-    said, uses = report_files.said_of(one, found)
+    said, uses = report_words.said_of(one, found)
     by = {w.name: w for w in said}
     assert by["Jacobian asymmetry"].status == "fail" and "0.12" in by["Jacobian asymmetry"].figure
     assert "ORB-v2 0.015" in by["Jacobian asymmetry"].published
@@ -314,9 +330,6 @@ def test_a_limit_has_three_sides():
 
 
 def test_files_read_back(tmp_path):
-    import io
-    import zipfile
-
     import pandas as pd
 
     found = examine(tmp_path)
@@ -339,10 +352,55 @@ def test_files_read_back(tmp_path):
     assert archive.read("1-row/loops.png")[:8] == b"\x89PNG\r\n\x1a\n"
 
 
+def read_pdf(content: bytes) -> tuple[int, int, str]:
+    """Pages, pictures that are drawn, and the text of a PDF in the order it is written, its lines joined."""
+    assert content.startswith(b"%PDF-") and content.rstrip().endswith(b"%%EOF")
+    pages, drawn, said = len(re.findall(rb"/Type /Page\b", content)), 0, []
+    for stream in re.findall(rb"stream\r?\n(.*?)\r?\nendstream", content, re.S):
+        # Of a picture it is none of the two.
+        with contextlib.suppress(zlib.error):
+            shown = zlib.decompress(stream)
+            drawn += len(re.findall(rb"/I\d+ Do\b", shown))
+            pieces = re.findall(rb"\(((?:\\.|[^\\)])*)\) Tj", shown, re.S)
+            said += [re.sub(rb"\\(.)", rb"\1", piece).decode("latin-1") for piece in pieces]
+    return pages, drawn, " ".join(" ".join(said).split())
+
+
+def test_the_pdf_says_what_the_page_says(tmp_path):
+    found = examine(tmp_path)
+    [one] = found.examined
+    named = replace(one, structure=replace(one.structure, file="/home/me/Å Δ λ ± x₂ 水.xyz"))
+    found = replace(found, examined=(named,))
+    lost = Failure("lost.xyz", "It cannot be read.", "Look at line 3.")
+    pages, pictures, text = read_pdf(report_pdf.pdf(found, (lost,), {"seed": 4, "spec": {"a": 1}}))
+    assert 1 <= pages <= 3 and pictures == len(report_plots.charts(one)) == 6
+    assert "Is fd-orb-small-v1 conservative here?" in text
+    assert "Å Delta lambda ± x2 ?.xyz, frame 0" in text and "/home/me" not in text
+    said, uses = report_words.said_of(one, found)
+    assert report_pdf.latin(report_verdict.sentence(uses)) in text
+    for line in said:
+        for part in (line.name, line.figure, line.text, line.published):
+            assert " ".join(report_pdf.latin(part).split()) in text, part
+    for use in uses:
+        assert use.name in text and report_pdf.latin(use.why) in text
+    assert "lost.xyz" in text and "It cannot be read. Look at line 3." in text
+    assert "seed: 4" in text and "lambda = |(J - J^T)/2|" in text
+    in_zip = zipfile.ZipFile(io.BytesIO(report_files.archive(found))).read("report.pdf")
+    assert read_pdf(in_zip)[:2] == (pages, pictures)
+
+
+def test_a_pdf_of_missing_parts_says_why(tmp_path):
+    found = examine(tmp_path, Broken)
+    [one] = found.examined
+    assert one.missing
+    pages, pictures, text = read_pdf(report_pdf.pdf(replace(found, complete=False)))
+    assert pages >= 1 and pictures == len(report_plots.charts(one)) < 6
+    assert "The differences went wrong. Try another model." in text and "missing" in text
+    assert "stopped before its end" in text
+
+
 def test_a_page_leaves_room_to_draw_in(tmp_path):
     """Streamlit fits title, legend and axes into the height of a chart: about 120 pixels that are not drawn in."""
-    from fdcore import report_plots
-
     [one] = examine(tmp_path / "1").examined
     drawn = report_plots.charts(one)
     assert {"pairs", "loops", "jumps", "copies", "drift"} <= set(drawn)
@@ -384,6 +442,8 @@ def test_cli_prints_one_document(tmp_path, capfd):
         "-",
         "--html",
         str(tmp_path / "x.html"),
+        "--pdf",
+        str(tmp_path / "x.pdf"),
         "--parts",
         "asymmetry,loops",
         "--loops",
@@ -402,6 +462,8 @@ def test_cli_prints_one_document(tmp_path, capfd):
     assert row["drift"] is None and row["largest_jump_meV"] is None
     assert document["dtype"] == "float64" and document["provenance"]["seed"] == 0
     assert "Jacobian asymmetry" in (tmp_path / "x.html").read_text()
+    _, drawn, text = read_pdf((tmp_path / "x.pdf").read_bytes())
+    assert drawn == 3 and "Jacobian asymmetry" in text and "bad.cif Not examined" in text
 
 
 def test_cli_refuses_what_cannot_be(capfd):
@@ -409,3 +471,5 @@ def test_cli_refuses_what_cannot_be(capfd):
 
     assert main(["report", str(data.path("examples", "NaCl.cif")), "--parts", "dance"]) == 2
     assert "parts are" in capfd.readouterr().err
+    assert main(["report", str(data.path("examples", "NaCl.cif")), "--pdf", "-"]) == 2
+    assert "--pdf needs a path" in capfd.readouterr().err

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product
+
 import numpy as np
 import pytest
 from ase.build import bulk, molecule
@@ -10,6 +13,7 @@ from fdcore.distribution import Band, ReferenceDistribution, reference_distribut
 from fdcore.models import DEFAULT_MODEL, card
 from fdcore.records import Evaluation, Structure
 from fdcore.site_symmetry import forces_vanish_by_symmetry
+from fdcore.structures import without_neighbours
 from fdcore.verdict import judge
 
 REFERENCE = ReferenceDistribution(
@@ -113,6 +117,85 @@ def test_a_lone_atom_is_judged_without_distances():
     atom = Structure(np.array([11]), np.zeros((1, 3)), np.zeros((3, 3)), (False,) * 3)
     verdict = judge(atom, Evaluation(0.0, np.zeros((1, 3)), np.zeros((1, 3))), CARD, REFERENCE)
     assert line(verdict, "Closest atoms").status == "pass"
+
+
+def apart(positions, cell=None) -> Structure:
+    """Oxygen atoms at these places."""
+    r = np.array(positions, dtype=float)
+    return Structure(
+        np.full(len(r), 8), r, np.zeros((3, 3)) if cell is None else np.array(cell, float), (cell is not None,) * 3
+    )
+
+
+def judged(structure: Structure, card=CARD, reference=REFERENCE):
+    """With two forces that agree to 0.05 eV/Å everywhere."""
+    force = np.full((structure.n_atoms, 3), 0.1)
+    known = replace(reference, closest_A={"O-O": 1.0})
+    return judge(structure, Evaluation(0.0, force, force - 0.05), card, known)
+
+
+BOX = 20.0 * np.eye(3)
+
+
+@pytest.mark.parametrize("cell", [None, 60.0 * np.eye(3)])
+def test_atoms_that_nothing_acts_on_cannot_be_judged(cell):
+    """Two oxygen atoms 30 Å apart: nothing that the model says of them depends on where they are."""
+    verdict = judged(apart([[0, 0, 0], [30, 0, 0]], cell))
+    evidence = line(verdict, "Closest atoms")
+    assert evidence.status == "unknown" and evidence.atoms == (0, 1)
+    assert "O0 and O1 have no neighbour within the 6 Å" in evidence.text and "nothing acts on them" in evidence.text
+    assert verdict.level == "unknown" and "ordinary" not in evidence.text
+    # Attention over all atoms knows no such distance.
+    assert (
+        line(
+            judged(apart([[0, 0, 0], [30, 0, 0]], cell), replace(CARD, acts_beyond_cutoff=True)), "Closest atoms"
+        ).status
+        == "pass"
+    )
+
+
+@pytest.mark.parametrize("cell", [None, BOX])
+def test_one_atom_that_nothing_acts_on_is_named(cell):
+    verdict = judged(apart([[1, 1, 1], [2.2, 1, 1], [10, 10, 10]], cell))
+    evidence = line(verdict, "Closest atoms")
+    assert evidence.status == "look" and evidence.atoms == (2,) and verdict.level == "caution"
+    assert "O2 has no neighbour within the 6 Å" in evidence.text
+    # Too close somewhere else as well: both are said, and the worse decides.
+    crushed = line(judged(apart([[1, 1, 1], [1.6, 1, 1], [10, 10, 10]], cell)), "Closest atoms")
+    assert crushed.status == "fail" and crushed.atoms == (0, 1) and "O2 has no neighbour" in crushed.text
+
+
+def test_neighbours_across_the_border_and_own_images_count():
+    assert line(judged(apart([[0.6, 1, 1], [19.4, 1, 1]], BOX)), "Closest atoms").status == "pass"
+    assert line(judged(apart([[1, 1, 1], [9, 9, 9]], np.diag([5.5, 40, 40]))), "Closest atoms").status == "pass"
+    [alone] = without_neighbours(apart([[0.5, 1, 1], [19.5, 1, 1], [10, 10, 10]], BOX), 6.0)
+    assert alone == 2
+    assert without_neighbours(apart([[0, 0, 0], [5.9, 0, 0]]), 6.0) == ()
+
+
+@pytest.mark.parametrize("cell", [None, 30.0 * np.eye(3)])
+def test_a_single_atom_keeps_its_words(cell):
+    evidence = line(judged(apart([[0, 0, 0]], cell)), "Closest atoms")
+    assert (evidence.status, evidence.text) == ("pass", "A single atom without neighbours.")
+
+
+def test_every_atom_alone_is_found_among_images():
+    """Against all distances, in a skewed cell, with atoms outside of it."""
+    rng = np.random.default_rng(3)
+    cell = np.array([[14.0, 0, 0], [9, 13, 0], [-5, 4, 15]])
+    shifts = np.array(list(product(range(-3, 4), repeat=3))) @ cell
+    seen = set()
+    for _ in range(20):
+        structure = apart(rng.uniform(-2, 2, (7, 3)) @ cell, cell)
+        differences = structure.positions[:, None, None] - structure.positions[None, :, None] - shifts
+        # Atoms lie up to four cells apart: the shifts that matter are about the nearest image.
+        whole = np.rint((structure.positions[:, None] - structure.positions[None]) @ np.linalg.inv(cell)) @ cell
+        distance = np.linalg.norm(differences - whole[:, :, None], axis=-1)
+        distance[distance < 1e-9] = np.inf
+        expected = tuple(np.flatnonzero(distance.min(axis=(1, 2)) > 6.0))
+        assert without_neighbours(structure, 6.0) == expected
+        seen.add(len(expected))
+    assert len(seen) > 2
 
 
 def test_perfect_symmetry_is_unknown_not_consistent():
