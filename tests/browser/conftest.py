@@ -192,8 +192,14 @@ def settled(page) -> None:
     page.wait_for_timeout(400)
 
 
+def _in_streamlits_menu(page, target: list[str]) -> bool:
+    found = "selector => !!document.querySelector(selector)?.closest('[data-testid=\"stSidebarNav\"]')"
+    return bool(page.evaluate(found, target[0]))
+
+
 def violations(page, within: str = "html") -> list[str]:
-    """What axe finds serious within this part, and whether the page is wider than its window."""
+    """What axe finds serious within this part, and whether the page is wider than its window. Not what Streamlit itself does wrong: the menu
+    of grouped pages in its sidebar has wrappers between a list and its items."""
     overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     page.add_script_tag(content=(Path(__file__).parent / "axe" / "axe.min.js").read_text())
     found = page.evaluate("part => axe.run(part, {resultTypes: ['violations']})", within)["violations"]
@@ -201,5 +207,6 @@ def violations(page, within: str = "html") -> list[str]:
         f"{v['id']}: {v['help']}: {v['nodes'][0]['html'][:200]}"
         for v in found
         if v["impact"] in ("serious", "critical")
+        and not (v["id"] in ("list", "listitem") and all(_in_streamlits_menu(page, n["target"]) for n in v["nodes"]))
     ]
     return serious + ([f"the page is {overflow} pixels wider than its window"] if overflow > 0 else [])
