@@ -73,7 +73,7 @@ def carry_out(
             previous=previous,
             report=report,
             should_stop=should_stop,
-            limits=Limits(),
+            limits=Limits(save_at_end=True),
             load_further=load_further,
         )
 

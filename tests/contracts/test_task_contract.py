@@ -211,7 +211,7 @@ def _job(name: str) -> Job:
             "effort": {
                 "relax_steps": 0,
                 "equilibrate_ps": 0.0,
-                "drift_ps": 0.0,
+                "drift_ps": 0.001,
                 "drift_frames": 2,
                 "climbs": 2,
                 "climb_steps": 2,
