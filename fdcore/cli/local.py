@@ -18,6 +18,7 @@ from fdcore import services
 from fdcore.errors import UsageError
 from fdcore.records import ModelCard, Structure
 from fdcore.spec import Spec
+from fdcore.store.series import read_result
 from fdcore.tasks.run import Limits, Outcome, Report, execute
 
 SPEC = "spec.json"
@@ -44,6 +45,10 @@ def record(out: str | None, spec: Spec) -> Iterator[tuple[Path, list[Path]]]:
     else:
         described.write_text(spec.to_json(), encoding="utf-8")
     earlier = sorted((p for p in folder.iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
+    if earlier and read_result(earlier[-1]) is not None:
+        # It is done: the same command shows it again.
+        yield earlier[-1], earlier[:-1]
+        return
     following = str(1 + max((int(p.name) for p in earlier), default=0))
     yield folder / following, earlier
 
@@ -58,6 +63,9 @@ def carry_out(
     load_further: Any = None,
 ) -> Outcome:
     """One attempt with a progress bar; it is stopped (`stop_asked`) at the next state that can be saved."""
+    done = read_result(folder)
+    if done is not None:
+        return Outcome("done", summary=done)
     with stop_asked() as should_stop, tqdm(total=None, unit=unit, file=sys.stderr, disable=None) as bar:
 
         def report(known: Report) -> None:
@@ -73,7 +81,7 @@ def carry_out(
             previous=previous,
             report=report,
             should_stop=should_stop,
-            limits=Limits(save_at_end=True),
+            limits=Limits(),
             load_further=load_further,
         )
 

@@ -37,12 +37,10 @@ OUT_OF_SPACE_HINT = (
 
 @dataclass(frozen=True)
 class Limits:
-    """How often a state is saved, and how large the record may grow (bytes, infinite for no limit). save_at_end: also the last state of a run
-    that is done, so that who asks for it again in the same place is not made to wait for it again."""
+    """How often a state is saved, and how large the record may grow (bytes, infinite for no limit)."""
 
     checkpoint_seconds: float = 5.0
     max_bytes: float = math.inf
-    save_at_end: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,21 +131,15 @@ def _drive(
     now = flushed = saved = time.monotonic()
     watch = _Remaining()
     latest: Progress | None = None
-    # The last state that could be saved, as long as nothing has been recorded since.
-    last: Savable | None = None
     try:
         while True:
             try:
                 record = next(run)
             except StopIteration as end:
                 summary = dict(end.value or {})
-                if limits.save_at_end and last is not None:
-                    recorder.save(last.take())
                 recorder.finish(summary)
                 return Outcome("done", summary=summary)
             now = time.monotonic()
-            if not isinstance(record, Progress):
-                last = record if isinstance(record, Savable) else None
             match record:
                 case Rows():
                     recorder.append(record.table, record.columns)
