@@ -89,18 +89,20 @@ def _score(verbs: argparse._SubParsersAction) -> None:
 
 def _screen(verbs: argparse._SubParsersAction) -> None:
     screen = add_screen(verbs)
-    _model_options(screen)
+    _model_options(screen, "fd-orb-small-v1, for all of them")
     _charge_and_spin(screen)
     _json(screen)
     screen.set_defaults(run=_verb("screen", "run"))
 
 
-def _model_options(parser: argparse.ArgumentParser) -> None:
+def _model_options(
+    parser: argparse.ArgumentParser, default: str = "an embedded one that has seen such structures"
+) -> None:
     parser.add_argument(
         "--model",
         metavar="ID",
         default=None,
-        help="`fdcore models` lists them; default: an embedded one that has seen such structures",
+        help=f"`fdcore models` lists them; default: {default}",
     )
     parser.add_argument("--weights", metavar="PATH", help="a local checkpoint of that model, from a source you trust")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any, TextIO
@@ -17,7 +18,7 @@ from fdcore.cli.output import EXIT_OK, EXIT_PARTLY, EXIT_STOPPED, named_model, r
 from fdcore.errors import UsageError
 from fdcore.human import duration
 from fdcore.models.base import file_sha256
-from fdcore.screening.chunks import list_chunks
+from fdcore.screening.chunks import MOST, list_chunks
 from fdcore.screening.results import TABLE_CSV, TABLE_PARQUET
 from fdcore.screening.rows import bin_edges
 from fdcore.screening.scoring import How
@@ -28,8 +29,10 @@ from fdcore.screening.summary import SUMMARY
 def run(arguments: argparse.Namespace, results: TextIO) -> int:
     if not 0 <= arguments.check <= 1:
         raise UsageError(f"--check {arguments.check:g} is not a share.", "Give a number from 0 to 1.")
-    if arguments.chunk < 1:
-        raise UsageError(f"Chunks of {arguments.chunk} structures cannot be made.", "Give --chunk 1 or more.")
+    if not 1 <= arguments.chunk <= MOST:
+        raise UsageError(
+            f"Chunks of {arguments.chunk:,} structures cannot be made.", f"Give --chunk a number from 1 to {MOST:,}."
+        )
     require_writable(arguments.json)
     card = named_model(arguments) or services.card(services.default_model_id())
     say_unread(arguments, [card.id])
@@ -37,6 +40,7 @@ def run(arguments: argparse.Namespace, results: TextIO) -> int:
     weights = None if arguments.weights is None else Path(arguments.weights).absolute()
     order = Order(
         folder=folder,
+        inputs=[os.path.abspath(path) for path in arguments.paths],
         listed=lambda: list_chunks(arguments.paths, arguments.chunk),
         model={
             "id": card.id,
@@ -51,6 +55,12 @@ def run(arguments: argparse.Namespace, results: TextIO) -> int:
         database_url=_shared_database() if arguments.shared else "",
     )
     latest = _watched(order)
+    if latest is None or not latest.count.listed:
+        print("fdcore: stopped while the inputs were listed; the same command begins again", file=sys.stderr)
+        return EXIT_STOPPED
+    if not (folder / SUMMARY).is_file():
+        print("fdcore: stopped before anything was done; the same command begins again", file=sys.stderr)
+        return EXIT_STOPPED
     summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     write(arguments.json, lambda: json.dumps(summary, indent=1, ensure_ascii=False) + "\n", results)
     if arguments.json != "-":
@@ -58,6 +68,9 @@ def run(arguments: argparse.Namespace, results: TextIO) -> int:
     if not (latest is not None and latest.count.complete):
         print("fdcore: stopped; what is done is kept, the same command goes on from here", file=sys.stderr)
         return EXIT_STOPPED
+    if not summary["structures"]:
+        print(f"fdcore: there are no structures in {', '.join(arguments.paths)}", file=sys.stderr)
+        return EXIT_PARTLY
     return EXIT_PARTLY if summary["failed"] else EXIT_OK
 
 
@@ -87,6 +100,7 @@ def _print(summary: dict[str, Any], folder: Path, out: TextIO) -> None:
     seconds = summary["seconds"]
     rate = f", {summary['structures'] / seconds:,.1f} a second" if seconds > 0 else ""
     print(f"{summary['structures']:,} structures in {duration(seconds)}{rate}: {summary['scored']:,} scored, {summary['failed']:,} failed", file=out)  # fmt: skip
+    print(f"model {summary['settings']['model']}, {summary['settings']['dtype']}", file=out)
     for verdict in ("consistent", "caution", "unreliable", "unknown"):
         if verdict in summary["verdicts"]:
             print(f"  {verdict:<12} {summary['verdicts'][verdict]:>10,}", file=out)
@@ -104,6 +118,9 @@ def _print(summary: dict[str, Any], folder: Path, out: TextIO) -> None:
         print(f"{summary['ties']:,} have a tie at the neighbour cut: their U_Delta depends on how it is broken", file=out)  # fmt: skip
     for reason, count in summary["reasons"].items():
         print(f"failed: {count:,} x {reason}", file=sys.stderr)
+    others = summary["failed"] - sum(summary["reasons"].values())
+    if others:
+        print(f"failed: {others:,} x other reasons (in the table)", file=sys.stderr)
     print(f"\n{folder / TABLE_PARQUET}, {folder / TABLE_CSV}, {folder / SUMMARY}", file=out)
 
 

@@ -102,7 +102,7 @@ class Hand:
             return None
         began = time.perf_counter()
         chunk = Chunk.from_json(taken.body)
-        if self._results.any_there and self._results.there(key := self._results.key(chunk_key(chunk, self._limits))):
+        if self._results.any_there and self._results.whole(key := self._results.key(chunk_key(chunk, self._limits))):
             return _Ready(taken, key, None, time.perf_counter() - began)
         read = read_chunk(chunk, self._limits, self._pool)
         # Its content as it was read: a file may have changed in between.

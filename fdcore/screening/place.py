@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -53,11 +53,51 @@ def sha256_of(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical(dict(settings)).encode()).hexdigest()
 
 
-def described(folder: Path, settings: Mapping[str, Any]) -> str:
-    """The id of the screening in this folder, made now where there is none. UsageError where it holds one with other settings."""
-    folder.mkdir(parents=True, exist_ok=True)
+def described(folder: Path, settings: Mapping[str, Any], inputs: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """(id, inputs so far) of the screening in this folder, made now where there is none. UsageError where it holds one with other settings, or
+    one of whose inputs not all are named again: its table would lose them."""
     file = folder / DESCRIPTION
-    text = canonical({"id": new_token(), "settings": dict(settings)})
+    text = canonical({"id": new_token(), "settings": dict(settings), "inputs": list(inputs)})
+    try:
+        text = _first(folder, file, text)
+    except OSError as error:
+        raise UsageError(
+            f"Nothing can be written to {folder} ({error.strerror}).", "Name another folder with --out."
+        ) from error
+    try:
+        known = json.loads(text)
+        screen, before, named = str(known["id"]), known["settings"], tuple(map(str, known["inputs"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{file} is not the description of a screening.", "Name another folder with --out.") from error
+    differing = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))
+    if differing:
+        raise UsageError(
+            f"{folder} holds results with another {' and '.join(differing)} ({_said(before, differing)}).",
+            "Repeat that command to go on with them, or name another folder with --out.",
+        )
+    missing = [path for path in named if path not in inputs]
+    if missing:
+        raise UsageError(
+            f"{folder} holds results of {missing[0]}{' and others' if len(missing) > 1 else ''}, not named now.",
+            "Name all of its inputs, and more if you like; or name another folder with --out.",
+        )
+    return screen, named
+
+
+def describe_inputs(folder: Path, inputs: Sequence[str]) -> None:
+    """Let more inputs belong to the screening in this folder."""
+    file = folder / DESCRIPTION
+    known = json.loads(file.read_text(encoding="utf-8"))
+    if known["inputs"] == list(inputs):
+        return
+    new = file.with_suffix(f".{new_token()}")
+    new.write_text(canonical({**known, "inputs": list(inputs)}), encoding="utf-8")
+    new.replace(file)
+
+
+def _first(folder: Path, file: Path, text: str) -> str:
+    """What describes the screening: this text where there was none."""
+    folder.mkdir(parents=True, exist_ok=True)
     # Whoever is first describes it, whole: machines that share the folder may begin at once.
     new = file.with_suffix(f".{new_token()}")
     new.write_text(text, encoding="utf-8")
@@ -67,18 +107,7 @@ def described(folder: Path, settings: Mapping[str, Any]) -> str:
         text = file.read_text(encoding="utf-8")
     finally:
         new.unlink()
-    try:
-        known = json.loads(text)
-        screen, before = str(known["id"]), known["settings"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{file} is not the description of a screening.", "Name another folder with --out.") from error
-    differing = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))
-    if differing:
-        raise UsageError(
-            f"{folder} holds results with another {' and '.join(differing)} ({_said(before, differing)}).",
-            "Repeat that command to go on with them, or name another folder with --out.",
-        )
-    return screen
+    return text
 
 
 def alone_in(folder: Path) -> IO[str] | None:

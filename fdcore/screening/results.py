@@ -52,6 +52,16 @@ class Results:
     def there(self, key: str) -> bool:
         return self.path(key).is_file()
 
+    def whole(self, key: str) -> bool:
+        """Whether there is a part that can be used; one that is damaged, or not of these columns, is dropped, and made again."""
+        try:
+            if pq.read_table(self.path(key)).schema.equals(SCHEMA):
+                return True
+        except (OSError, pa.ArrowInvalid):
+            pass
+        self.path(key).unlink(missing_ok=True)
+        return False
+
     def write(self, key: str, rows: list[Row]) -> None:
         """Complete on disk before it has its name. StoreError where there is no room."""
         path = self.path(key)
@@ -85,6 +95,14 @@ class Results:
         rows = self.read(key).to_pylist()
         failed = sum(row["verdict"] == "failed" for row in rows)
         return len(rows) - failed, failed, dict(digest(rows))
+
+
+def rows_there(folder: Path) -> int:
+    """Rows of the whole table as it was last put together; 0 where there is none that can be read."""
+    try:
+        return pq.read_metadata(folder / TABLE_PARQUET).num_rows
+    except (OSError, pa.ArrowInvalid):
+        return 0
 
 
 def put_together(tables: Iterable[pa.Table], folder: Path) -> int:

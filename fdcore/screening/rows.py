@@ -5,6 +5,7 @@ Columns and units are those of `fdcore score --csv`, without per-atom numbers; a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,6 +55,7 @@ SCHEMA = pa.schema(
 ID_TAGS = ("id", "material_id", "mp_id", "immutable_id", "name")
 
 Row = dict[str, Any]
+_FORMULA = re.compile(r", which \S+ contains\.$")
 
 
 def scored(
@@ -133,7 +135,8 @@ def digest(rows: list[Row]) -> Mapping[str, Any]:
     for row in rows:
         verdicts[row["verdict"]] = verdicts.get(row["verdict"], 0) + 1
         if row["verdict"] == "failed":
-            reason = row["error"]
+            # Which structure it is says its row.
+            reason = _FORMULA.sub(".", row["error"])
             reasons[reason] = reasons.get(reason, 0) + 1
             continue
         place = str(bin_of(row["force_delta_eV_per_A"]))

@@ -22,11 +22,12 @@ import pyarrow as pa
 
 from fdcore import config as configuration
 from fdcore.errors import ComputeError, FdcoreError, UsageError
+from fdcore.models import resolve_device
 from fdcore.records import Failure
 from fdcore.screening import listing, place
 from fdcore.screening.chunks import Chunk
 from fdcore.screening.process import order_of
-from fdcore.screening.results import Results, put_together
+from fdcore.screening.results import Results, put_together, rows_there
 from fdcore.screening.scoring import How
 from fdcore.screening.summary import SUMMARY, summary_of
 from fdcore.store.chunks import ChunkBook, Count, patiently
@@ -44,6 +45,7 @@ GRACE_SECONDS = 20.0
 class Order:
     """What is to be screened, how, and where it is kept.
 
+    inputs : what is named, as absolute paths; a folder of results belongs to its inputs, to which more may be added.
     listed : makes the listing (chunks and what cannot be listed), each time anew; how it is divided belongs to `chunk`.
     model : id, dtype, weights (a path or None), weights_sha256, compile (bool).
     devices : one process for each; "cpu" several times where there are several cores.
@@ -51,6 +53,7 @@ class Order:
     """
 
     folder: Path
+    inputs: Sequence[str]
     listed: Callable[[], Iterable[Chunk | Failure]]
     model: Mapping[str, Any]
     devices: Sequence[str]
@@ -83,7 +86,7 @@ def screen(order: Order, should_stop: Callable[[], bool] = lambda: False) -> Ite
         how=asdict(order.how) | {"compile": order.model["compile"]},
         chunk=order.chunk,
     )
-    name = place.described(order.folder, settings)
+    name, before = place.described(order.folder, settings, order.inputs)
     book = place.book_of(order.folder, order.database_url, name)
     book.open(place.sha256_of(settings))
     results = Results(order.folder, place.sha256_of(settings))
@@ -92,7 +95,12 @@ def screen(order: Order, should_stop: Callable[[], bool] = lambda: False) -> Ite
     began = time.time()
     # Where the book is beside the results nobody on another machine works on it, and on this one nobody who is not seen in the lock.
     alone = None if order.database_url else place.alone_in(order.folder)
-    book.reopen(0.0 if alone else silent)
+    if not book.reopen(0.0 if alone else silent) and set(order.inputs) != set(before):
+        raise UsageError(
+            "Another command is at work on these results, with other inputs.",
+            "Wait until it has ended, or name the same inputs to join it.",
+        )
+    place.describe_inputs(order.folder, order.inputs)
     crew = _Crew(order, name, place.sha256_of(settings), holder, book)
     try:
         # The processes load their model while the inputs are listed.
@@ -118,6 +126,9 @@ def screen(order: Order, should_stop: Callable[[], bool] = lambda: False) -> Ite
         if alone:
             alone.close()
     count = book.count()
+    if not count.complete and rows_there(order.folder) > count.scored + count.failed:
+        # Interrupted before it had found again what is done: the table of before says more.
+        return
     put_together(tables(book, results), order.folder)
     how = {
         "seconds": time.time() - began,
@@ -297,10 +308,8 @@ def devices(device: str, workers: int | None) -> tuple[str, ...]:
     """One process per core on a CPU, one per GPU; `workers` says otherwise. UsageError for numbers that make no sense."""
     if workers is not None and workers < 1:
         raise UsageError(f"{workers} processes cannot work.", "Give --workers 1 or more.")
-    if device == "auto":
-        import torch
-
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    # Says so where there is no such device.
+    device = resolve_device(device)
     if device == "cuda":
         import torch
 

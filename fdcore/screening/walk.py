@@ -101,14 +101,18 @@ def _walk(folder: str, named_from: str) -> Iterator[File | Failure]:
 
 # What the folder of a screening's results holds; `fdcore screen .` must not take its own table for structures.
 RESULTS = frozenset(("screen.json", "parts"))
+OWN = RESULTS | {"results.parquet", "results.csv", "summary.json", "book.sqlite", "book.sqlite-wal", "book.sqlite-shm"}
 
 
 def _names_in(folder: str) -> list[str]:
     with os.scandir(folder) as entries:
         there = {entry.name: entry for entry in entries}
-        if there.keys() >= RESULTS:
-            return []
-        return sorted(e.name for e in there.values() if e.name[0] != "." and (not _passed_over(e.name) or e.is_dir()))
+        own = OWN if there.keys() >= RESULTS else frozenset[str]()
+        return sorted(
+            e.name
+            for e in there.values()
+            if e.name not in own and e.name[0] != "." and (not _passed_over(e.name) or e.is_dir())
+        )
 
 
 def _passed_over(name: str) -> bool:

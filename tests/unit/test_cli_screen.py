@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,11 +17,15 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
 from ase.build import bulk
 
 from fdcore import services
 from fdcore.cli import main
 from fdcore.records import Score
+from fdcore.screening.chunks import list_chunks
+from fdcore.screening.scoring import How
+from fdcore.screening.screen import Order, screen
 
 ROOT = Path(__file__).parents[2]
 TABLES = ("results.parquet", "results.csv")
@@ -183,6 +188,7 @@ def test_interrupted_it_keeps_what_it_had(inputs, tmp_path):
         (["--workers", "0"], "0 processes cannot work"),
         (["--check", "2"], "not a share"),
         (["--chunk", "0"], "Chunks of 0"),
+        (["--chunk", "6000"], "Chunks of 6,000"),
         (["--shared"], "FDCORE_DATABASE_URL"),
         (["--model", "nonsense"], "nonsense"),
     ],
@@ -207,3 +213,61 @@ def test_its_own_results_are_no_inputs(tmp_path, capfd, monkeypatch):
     for _ in range(2):
         assert main(["screen", ".", "--workers", "1", "--json", "-"]) == 0
         assert json.loads(capfd.readouterr().out)["scored"] == 4
+
+
+def test_a_damaged_part_is_made_again(inputs, undisturbed, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(undisturbed, out)
+    torn, foreign = sorted(out.glob("parts/*/*.parquet"))[:2]
+    torn.write_bytes(torn.read_bytes()[:200])
+    pq.write_table(pq.read_table(foreign).select(["file"]), foreign)
+    words = command(inputs, "--out", out, "--workers", 2, "--chunk", 6, "--check", 0.2)
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    for name in TABLES:
+        assert (out / name).read_bytes() == (undisturbed / name).read_bytes()
+
+
+def test_other_inputs_do_not_replace_a_table(inputs, undisturbed, tmp_path, capfd):
+    out = tmp_path / "out"
+    shutil.copytree(undisturbed, out)
+    other = crystals(tmp_path / "other", 2)
+    words = ["--out", str(out), "--workers", "1", "--chunk", "6", "--check", "0.2"]
+    assert main(["screen", str(other), *words]) == 2
+    assert "holds results of" in capfd.readouterr().err
+    assert (out / "results.csv").read_bytes() == (undisturbed / "results.csv").read_bytes()
+    assert main(["screen", str(inputs), str(other), *words]) == 1
+    assert len(pd.read_csv(out / "results.csv")) == 40
+
+
+def test_an_interruption_takes_nothing_from_a_table_that_is_there(inputs, undisturbed, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(undisturbed, out)
+    order = Order(
+        folder=out,
+        inputs=[str(inputs)],
+        listed=lambda: list_chunks([inputs], 6),
+        model={"id": "fd-orb-small-v1", "dtype": "float32", "weights": None, "compile": False,
+               "weights_sha256": services.card("fd-orb-small-v1").sha256},
+        devices=("cpu",),
+        how=How(0.2),
+        chunk=6,
+    )  # fmt: skip
+    seen: list[bool] = []
+    list(screen(order, lambda: len(seen) > 2 or seen.append(True) is not None))
+    assert (out / "results.csv").read_bytes() == (undisturbed / "results.csv").read_bytes()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_said(inputs, tmp_path, capfd):
+    assert main(["screen", str(inputs), "--out", str(tmp_path / "out"), "--device", "cuda"]) == 2
+    assert "No CUDA device" in capfd.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_places_and_folders_that_cannot_be(tmp_path, capfd):
+    (tmp_path / "void").mkdir()
+    assert main(["screen", str(tmp_path / "void"), "--out", str(tmp_path / "o"), "--workers", "1"]) == 1
+    assert "there are no structures in" in capfd.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert main(["screen", str(tmp_path / "void"), "--out", str(tmp_path / "file" / "o"), "--workers", "1"]) == 2
+    assert "Nothing can be written to" in capfd.readouterr().err
