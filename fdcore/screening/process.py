@@ -13,6 +13,7 @@ End of input tells it to stop soon. Killed at any moment, it leaves its chunk to
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import sys
@@ -20,10 +21,15 @@ import threading
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from ase.build import bulk
 
 from fdcore import config as configuration
 from fdcore.errors import FdcoreError
+
+if TYPE_CHECKING:
+    from fdcore.models.base import Model
 
 # More than keep up with a GPU.
 MOST_JUDGES = 12
@@ -84,6 +90,7 @@ def _work(order: dict[str, Any], tell: Any, stop: threading.Event) -> None:
     model = load_model(chosen["id"], chosen["device"], chosen["dtype"], chosen["weights"])
     if chosen["compile"]:
         model.compile()
+        _first_evaluation(model)
     tell(ready=True)
     folder = Path(order["folder"])
     book = book_of(folder, order["database_url"], order["screen"])
@@ -97,6 +104,13 @@ def _work(order: dict[str, Any], tell: Any, stop: threading.Event) -> None:
     )
     for moved in hand.work(model, stop.is_set):
         tell(structures=moved.structures, chunk=moved.number, finished=moved.finished)
+
+
+def _first_evaluation(model: Model) -> None:
+    """What is compiled on first use is compiled before there is work: of an element that the model has seen, crystals of two sizes."""
+    atoms = bulk(model.card.elements[0], "fcc", a=4.0, cubic=True)
+    for repeat in (1, 2):
+        list(model.evaluate_each([atoms * (repeat, 1, 1)] * repeat, edges=math.inf))
 
 
 def judges(device: str) -> Executor | None:

@@ -38,7 +38,10 @@ def test_a_report_is_made_read_and_taken_away(server, open_page, tmp_path):
     assert page.get_by_text("Jacobian asymmetry").count()
     _shot(page, "report-wide")
     with page.expect_download() as taken:
-        page.get_by_test_id("stDownloadButton").nth(1).get_by_role("button").click()
+        page.get_by_role("button", name="Report (PDF)").click()
+    assert Path(taken.value.path()).read_bytes().startswith(b"%PDF")
+    with page.expect_download() as taken:
+        page.get_by_role("button", name="JSON", exact=True).click()
     path = Path(tmp_path / "found.json")
     taken.value.save_as(path)
     [found] = json.loads(path.read_text())["results"]
