@@ -36,6 +36,7 @@ from fdcore.store.chunks import ChunkBook, Count, patiently
 DEATHS_ALLOWED = 12
 # The rate is that of the last minute: what comes next is rather like that than like the beginning.
 RATE_SECONDS = 60.0
+SURE_STRUCTURES, SURE_SECONDS = 10, 20.0
 TELL_SECONDS = 0.5
 # How long a process may take to stop when it is asked to.
 GRACE_SECONDS = 20.0
@@ -110,7 +111,7 @@ def screen(order: Order, should_stop: Callable[[], bool] = lambda: False) -> Ite
                 yield _standing(book.count(), 0, None, crew)
                 if should_stop():
                     return
-        pace = _Pace()
+        pace = Pace()
         while not should_stop():
             crew.look()
             count = patiently(book.count, silent)
@@ -155,19 +156,25 @@ def _standing(count: Count, done: int, rate: float | None, crew: _Crew) -> Stand
     return Standing(count, done, rate, seconds, crew.alive)
 
 
-class _Pace:
-    """Structures per second over the last minute."""
+class Pace:
+    """Structures per second over the last minute; None while it cannot be told: the first file may be one that fails at once."""
 
     def __init__(self) -> None:
-        self._seen: deque[tuple[float, int]] = deque()
+        self._seen: deque[tuple[float, float]] = deque()
 
-    def at(self, done: int) -> float | None:
+    def at(self, done: float) -> float | None:
         now = time.monotonic()
         self._seen.append((now, done))
         while now - self._seen[0][0] > RATE_SECONDS:
             self._seen.popleft()
         then, before = self._seen[0]
-        return (done - before) / (now - then) if done > before else None
+        moved, passed = done - before, now - then
+        enough = (moved >= SURE_STRUCTURES and passed >= 2.0) or passed >= SURE_SECONDS
+        return moved / passed if moved > 0 and enough else None
+
+    def clear(self) -> None:
+        """What was seen says nothing of what comes."""
+        self._seen.clear()
 
 
 class _Crew:

@@ -8,8 +8,6 @@ import json
 import shlex
 import shutil
 import tempfile
-import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +28,7 @@ from fdcore.screening.inputs import INPUTS, offered, safe_name
 from fdcore.screening.query import Filter, Selected
 from fdcore.screening.reading import read_chunk
 from fdcore.screening.results import TABLE_CSV, TABLE_PARQUET, Results, put_together
-from fdcore.screening.screen import tables
+from fdcore.screening.screen import Pace, tables
 from fdcore.screening.summary import SUMMARY, Found, summary_of
 from fdcore.services import runs
 from fdcore.services.repeat import parameters_of
@@ -225,11 +223,6 @@ def folder_of(run: runs.Run) -> Path:
 
 # ---- how far it is -------------------------------------------------------------------------------------------------
 
-# The rate is that of the last minute: what comes next is rather like that than like the beginning.
-RATE_SECONDS = 60.0
-# Before so many structures were done, or so long has passed, nothing is said: the first file may be one that fails at once.
-SURE_STRUCTURES, SURE_SECONDS = 10, 20.0
-
 
 @dataclass(frozen=True)
 class Standing:
@@ -266,7 +259,7 @@ class Watch:
 
     def __init__(self, run: runs.Run) -> None:
         self._run, self._book = run, _book(run)
-        self._pace: deque[tuple[float, float]] = deque()
+        self._pace = Pace()
         self._forget()
 
     def _forget(self) -> None:
@@ -289,7 +282,9 @@ class Watch:
         ahead = max((hand.done for hand in hands if hand.state == "running"), default=0.0)
         # Loading a model says nothing of the pace.
         computing = any(hand.state == "running" and hand.text != "starting" for hand in hands)
-        rate = self._rate(max(float(done), ahead)) if computing else self._pace.clear()
+        if not computing:
+            self._pace.clear()
+        rate = self._pace.at(max(float(done), ahead)) if computing else None
         left = max(0.0, count.expected - max(done, ahead))
         seconds = left / rate if rate and count.listed else None
         return Standing(count, self._found, done, rate, seconds, hands)
@@ -303,16 +298,6 @@ class Watch:
         while self._all_until + 1 in self._beyond:
             self._all_until += 1
             self._beyond.remove(self._all_until)
-
-    def _rate(self, done: float) -> float | None:
-        now = time.monotonic()
-        self._pace.append((now, done))
-        while now - self._pace[0][0] > RATE_SECONDS:
-            self._pace.popleft()
-        then, before = self._pace[0]
-        moved, passed = done - before, now - then
-        enough = (moved >= SURE_STRUCTURES and passed >= 2.0) or passed >= SURE_SECONDS
-        return moved / passed if moved > 0 and enough else None
 
 
 # ---- what was found ------------------------------------------------------------------------------------------------

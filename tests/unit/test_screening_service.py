@@ -170,7 +170,7 @@ def test_nothing_is_said_of_the_pace_before_it_is_known(engine, monkeypatch):
     run = start()
     now, done = [0.0], [0]
     watch, count = screening.Watch(run), screening.Watch(run).look().count
-    monkeypatch.setattr(screening.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("fdcore.screening.screen.time.monotonic", lambda: now[0])
     monkeypatch.setattr(watch._book, "count", lambda: replace(count, listed=True, expected=1000, scored=done[0]))
     engine.store.begin_attempt(run.id, "here")
 

@@ -9,7 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fdcore.errors import UsageError
+from fdcore.records import Failure
+from fdcore.screening.chunks import Chunk, list_chunks
+from fdcore.screening.reading import read_chunk
 from fdcore.spec import ModelChoice, Spec
+from fdcore.structures import Limits
+from fdcore.structures.pool import Pool
 from fdcore.tasks.stability import StabilityParameters
 
 plain = (
@@ -107,3 +112,19 @@ def test_runs_of_several_models_name_no_files_either(name):
     for field in ("further", "ensemble"):
         with pytest.raises(UsageError, match="not the name of a model"):
             ValidateParameters(**{field: (name, "orb-v2")})
+
+
+def test_a_screening_reads_structures_of_its_folder_and_nothing_else(tmp_path):
+    """Its paths lead to readers of structures, which unpickle nothing, and not out of the folder."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "model.ckpt").write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
+    (tmp_path / "in" / "model.ckpt").write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
+    for outside in (str(tmp_path / "model.ckpt"), "../model.ckpt"):
+        [refused] = list_chunks([outside], root=tmp_path / "in")
+        assert isinstance(refused, Failure) and "outside" in refused.error
+    [chunk] = list_chunks(["model.ckpt"], root=tmp_path / "in")
+    assert isinstance(chunk, Chunk)
+    pool = Pool(1)
+    [item] = read_chunk(chunk, Limits(), pool).items
+    pool.close()
+    assert isinstance(item, Failure)

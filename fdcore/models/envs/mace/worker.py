@@ -35,7 +35,8 @@ class Loaded:
     def __init__(self, weights: str | None, address: str, device: str, dtype: str) -> None:
         self.file = weights or _download(address)
         try:
-            # As the package's calculator does, which does not look at what it has read before it uses it.
+            # No page and no run names this file: it is the one of --weights, of the operator's folder, or of the publisher's address. Read as the
+            # package's calculator does, which does not look at what it has read before it uses it.
             module = torch.load(self.file, map_location=device, weights_only=False)
         except Exception as error:
             raise Failed("weights", f"It is no model that torch can read ({short(error)}).") from error
