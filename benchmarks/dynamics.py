@@ -36,7 +36,7 @@ import torch
 from ase.md.verlet import VelocityVerlet
 from evaluate import load
 from measuring import machine, ratio_text, spread
-from orb_models.forcefield.inference.calculator import ORBCalculator
+from peer import Peer
 
 from fdcore import motion, mts_advice, services
 from fdcore.dynamics.settings import Bounds, Leg
@@ -87,7 +87,7 @@ def simulated(model: OrbModel, structure: Structure, copies: int = 1, **changes:
 def peer(model: OrbModel, structure: Structure) -> Callable[[int], Any]:
     atoms = structure.to_atoms()
     atoms.set_momenta(maxwell_boltzmann([structure], 300.0, new_generator(0, "cpu")))
-    atoms.calc = ORBCalculator(model.module, model.adapter, device=model.device)
+    atoms.calc = Peer(model).calculator
     return VelocityVerlet(atoms, timestep=STEP_FS * FS).run
 
 

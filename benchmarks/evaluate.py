@@ -31,8 +31,8 @@ import numpy as np
 import torch
 from ase.build import bulk
 from measuring import fresh_process, machine, print_peak_MB, ratio_text, spread, timed
-from orb_models.forcefield.inference.calculator import ORBCalculator
 from orb_models.forcefield.pretrained import orb_v3_direct_architecture
+from peer import Peer
 
 import fdcore
 from fdcore.models.orb import OrbModel
@@ -77,21 +77,10 @@ def small_crystals(count: int) -> list[ase.Atoms]:
     return out
 
 
-def two_calls(model: OrbModel, calculator: ORBCalculator, atoms: ase.Atoms) -> tuple[np.ndarray, np.ndarray]:
-    """What one does without this package: F_nc from the calculator, then F_c from a second evaluation."""
-    calculator.calculate(atoms, ["energy", "forces"], ["positions"])
-    batch = model.adapter.from_ase_atoms(atoms, device=model.device)
-    vectors, _, _ = batch.compute_differentiable_edge_vectors(use_stress_displacement=False, use_rotation=False)
-    batch.edge_features["vectors"] = vectors
-    energy = model.module.predict(batch)["energy"]
-    (gradient,) = torch.autograd.grad(energy.sum(), batch.node_features["positions"])
-    return calculator.results["forces"], -gradient.cpu().numpy()
-
-
 def quantity(name: str, model: OrbModel, atoms: ase.Atoms) -> Callable[[], object]:
     """A function of no arguments that computes the quantity once."""
     structure = model.check(atoms)
-    calculator = ORBCalculator(model.module, model.adapter, device=model.device)
+    peer = Peer(model)
     synchronise = torch.cuda.synchronize if model.device.startswith("cuda") else (lambda: None)
 
     def run() -> object:
@@ -100,7 +89,7 @@ def quantity(name: str, model: OrbModel, atoms: ase.Atoms) -> Callable[[], objec
         elif name == "delta":
             out = model.evaluate(structure)
         elif name == "two calls":
-            out = two_calls(model, calculator, atoms)
+            out = peer.two_calls(atoms)
         else:
             method = "double-backward" if name == "gradient" else "finite-difference"
             out = model.gradients(structure, method=method)
@@ -136,11 +125,11 @@ def measure(name: str, device: str, rounds: int) -> dict:
 def measure_batching(device: str, rounds: int, count: int = 96) -> dict:
     """Structures per second of a list against an ASE loop of the package's calculator doing both forces."""
     model, crystals = load("embedded", device), small_crystals(count)
-    calculator = ORBCalculator(model.module, model.adapter, device=model.device)
+    peer = Peer(model)
 
     def loop() -> None:
         for atoms in crystals:
-            two_calls(model, calculator, atoms)
+            peer.two_calls(atoms)
 
     def batched() -> None:
         model.evaluate(crystals)

@@ -32,9 +32,9 @@ import torch
 from ase.build import bulk
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.md.verlet import VelocityVerlet
-from evaluate import load, two_calls
+from evaluate import load
 from measuring import machine
-from orb_models.forcefield.inference.calculator import ORBCalculator
+from peer import Peer
 from screen import crystals
 
 import fdcore
@@ -144,11 +144,11 @@ def forces(model: OrbModel) -> dict[str, Any]:
 def batches(model: OrbModel) -> dict[str, Any]:
     listed = list(crystals(2000))
     structures = [model.check(a) for a in listed]
-    calculator = ORBCalculator(model.module, model.adapter, device=model.device)
-    two_calls(model, calculator, listed[0])
+    other = Peer(model)
+    other.two_calls(listed[0])
     began = time.perf_counter()
     for atoms in listed[:200]:
-        two_calls(model, calculator, atoms)
+        other.two_calls(atoms)
     torch.cuda.synchronize()
     peer = 200 / (time.perf_counter() - began)
     out: dict[str, Any] = {"ASE loop": peer}
@@ -219,7 +219,7 @@ def paced(simulation: Any, events: Any, least: float = 2.0) -> float:
 def ase_steps(model: OrbModel, atoms: ase.Atoms) -> float:
     moving = atoms.copy()
     MaxwellBoltzmannDistribution(moving, temperature_K=300, rng=np.random.default_rng(0))
-    moving.calc = ORBCalculator(model.module, model.adapter, device=model.device)
+    moving.calc = Peer(model).calculator
     dynamics = VelocityVerlet(moving, timestep=1.0 * FS)
     dynamics.run(5)
     began, done = time.perf_counter(), 0

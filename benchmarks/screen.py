@@ -93,21 +93,19 @@ def command(folder: Path, out: Path, model: str | None, workers: int, *extra: st
 
 def ase_loop(folder: Path, every: int) -> float:
     """Structures per second of the peer over every so many of the inputs, model loaded and warm."""
-    from evaluate import two_calls
-    from orb_models.forcefield.inference.calculator import ORBCalculator
+    from peer import Peer
 
     import fdcore
 
-    model = fdcore.load_model()
-    calculator = ORBCalculator(model.module, model.adapter, device=model.device)  # type: ignore[attr-defined]
+    peer = Peer(fdcore.load_model())  # type: ignore[arg-type]
     files = sorted(folder.glob("*.cif"))[::every]
-    two_calls(model, calculator, ase.io.read(files[0]))  # type: ignore[arg-type]
+    peer.two_calls(ase.io.read(files[0]))  # type: ignore[arg-type]
     frames = len(ase.io.read(folder / "frames.extxyz", ":"))
     began = time.perf_counter()
     for file in files:
-        two_calls(model, calculator, ase.io.read(file))  # type: ignore[arg-type]
+        peer.two_calls(ase.io.read(file))  # type: ignore[arg-type]
     for atoms in ase.io.read(folder / "frames.extxyz", ":")[::every]:
-        two_calls(model, calculator, atoms)  # type: ignore[arg-type]
+        peer.two_calls(atoms)  # type: ignore[arg-type]
     return (len(files) + len(range(0, frames, every))) / (time.perf_counter() - began)
 
 

@@ -18,7 +18,6 @@ from fdcore.models.orb_network import OrbNetwork, TwoForces
 from fdcore.models.orb_potential import OrbPotential
 from fdcore.models.potential import Potential
 from fdcore.models.torch_calls import array, guarded
-from fdcore.models.twice import differentiate_twice
 from fdcore.records import Evaluation, Gradients, ModelCard, Prediction, Structure
 
 if TYPE_CHECKING:
@@ -42,7 +41,6 @@ class OrbModel(OrbNetwork, Model):
                 f"{card.id} has no direct force head, so there is no second force to compare.",
                 "U_Delta is defined for direct-force models; choose one whose kind is 'direct'.",
             )
-        differentiate_twice(self.module)
 
     def _evaluate(self, structures: Sequence[Structure]) -> list[Evaluation]:
         def run() -> list[Evaluation]:

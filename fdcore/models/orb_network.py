@@ -24,7 +24,9 @@ from orb_models.forcefield.forcefield_adapter import ForcefieldAtomsAdapter
 
 from fdcore.errors import UsageError
 from fdcore.models.base import Predictor, estimated_edges
-from fdcore.models.twice import inputs_only
+from fdcore.models.orb_interaction import factor
+from fdcore.models.orb_tiles import tiled
+from fdcore.models.twice import differentiate_twice, inputs_only
 from fdcore.records import ModelCard, Structure
 
 if TYPE_CHECKING:
@@ -58,6 +60,9 @@ class OrbNetwork(Predictor):
         # Train mode would let one forward pass move the normalisers (measured: F_nc by 1e-2).
         # Any: torch's stubs know nothing of what a module contains.
         self.module: Any = module.eval().requires_grad_(False)
+        factor(self.module)
+        differentiate_twice(self.module)
+        self._tiled = tiled(self.module.model) if device == "cpu" else None
         self.adapter = adapter
         self.torch_dtype = getattr(torch, dtype)
         self.conditioned = isinstance(module.model.conditioner, ChargeSpinConditioner)
@@ -175,9 +180,7 @@ class OrbNetwork(Predictor):
         `repulsion` its own share of them."""
         with torch.set_grad_enabled(conservative or create_graph):
             heads = self.module.heads
-            # What is differentiated twice cannot be compiled.
-            network = self._compiled if self._compiled is not None and not create_graph else self.module.model
-            node_features = network(batch)["node_features"]
+            node_features = self._node_features(batch, once=not create_graph)
             energy = heads["energy"].predict(node_features, batch, fp64=True)
             forces_direct = heads["forces"].predict(node_features, batch) if direct else None
             if repulsion and self.module.pair_repulsion:
@@ -197,6 +200,13 @@ class OrbNetwork(Predictor):
                 forces_conservative = -energy_gradient
         features = node_features if create_graph else None
         return TwoForces(positions, energy, forces_direct, forces_conservative, expected, features)
+
+    def _node_features(self, batch: AtomGraphs, *, once: bool) -> torch.Tensor:
+        """What the heads read. What is differentiated twice is neither compiled nor in tiles."""
+        if once and self._compiled is None and self._tiled is not None:
+            return self._tiled.node_features(batch)
+        network = self._compiled if once and self._compiled is not None else self.module.model
+        return network(batch)["node_features"]
 
     @property
     def repulsion_cancels(self) -> bool:

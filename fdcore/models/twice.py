@@ -134,7 +134,11 @@ class TwiceRMSNorm(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not torch.is_grad_enabled():
             return functional.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
-        return _Norm.apply(x, self.weight, torch.finfo(x.dtype).eps if self.eps is None else self.eps)
+        return _Norm.apply(x, self.weight, self.smallest(x))
+
+    def smallest(self, x: torch.Tensor) -> float:
+        """What is added to the mean square, for values of this precision."""
+        return torch.finfo(x.dtype).eps if self.eps is None else self.eps
 
 
 def differentiate_twice(module: nn.Module) -> None:

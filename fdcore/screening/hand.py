@@ -69,12 +69,17 @@ class Hand:
         # One child: this hand reads one chunk at a time.
         self._pool = Pool(1)
 
-    def work(self, model: Model, should_stop: Callable[[], bool] = lambda: False) -> Generator[Moved]:
-        """Until every chunk of the screening is done, by whomever, or until it should stop. Raises StoreError where the disk cannot be
-        written, or the book not for longer than the others wait."""
+    def work(self, load: Callable[[], Model], should_stop: Callable[[], bool] = lambda: False) -> Generator[Moved]:
+        """Until every chunk of the screening is done, by whomever, or until it should stop. The first chunk is read while `load` makes the
+        model. Raises StoreError where the disk cannot be written, or the book not for longer than the others wait."""
         with self._sign_of_life(), ThreadPoolExecutor(1, "next chunk") as ahead:
-            coming: Future[_Ready | None] | None = None
+            loaded = threading.Event()
+            coming: Future[_Ready | None] | None = ahead.submit(self._first, loaded)
             try:
+                try:
+                    model = load()
+                finally:
+                    loaded.set()
                 while not should_stop():
                     ready = (coming or ahead.submit(self._next)).result()
                     coming = None
@@ -95,6 +100,13 @@ class Hand:
                 with contextlib.suppress(StoreError):
                     self._book.release(self._holder, unused=True)
                 self._pool.close()
+
+    def _first(self, loaded: threading.Event) -> _Ready | None:
+        """As soon as there is one: the inputs may still be being listed while the model is loaded."""
+        while True:
+            ready = self._next()
+            if ready is not None or loaded.wait(LOOK_SECONDS / 2):
+                return ready
 
     def _next(self) -> _Ready | None:
         taken = patiently(lambda: self._book.take(self._holder), self._silent)

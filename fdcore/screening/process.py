@@ -13,7 +13,6 @@ End of input tells it to stop soon. Killed at any moment, it leaves its chunk to
 from __future__ import annotations
 
 import json
-import math
 import multiprocessing
 import os
 import sys
@@ -80,18 +79,23 @@ def main() -> None:
 
 
 def _work(order: dict[str, Any], tell: Any, stop: threading.Event) -> None:
-    from fdcore.models import load_model
     from fdcore.screening.hand import Hand
     from fdcore.screening.place import book_of
     from fdcore.screening.results import Results
     from fdcore.screening.scoring import How
 
     chosen = order["model"]
-    model = load_model(chosen["id"], chosen["device"], chosen["dtype"], chosen["weights"])
-    if chosen["compile"]:
-        model.compile()
+
+    def load() -> Model:
+        from fdcore.models import load_model
+
+        model = load_model(chosen["id"], chosen["device"], chosen["dtype"], chosen["weights"])
+        if chosen["compile"]:
+            model.compile()
         _first_evaluation(model)
-    tell(ready=True)
+        tell(ready=True)
+        return model
+
     folder = Path(order["folder"])
     book = book_of(folder, order["database_url"], order["screen"])
     hand = Hand(
@@ -100,17 +104,20 @@ def _work(order: dict[str, Any], tell: Any, stop: threading.Event) -> None:
         order["holder"],
         How(**order["how"]),
         silent_seconds=configuration.from_environment().dead_after_seconds,
-        judges=judges(model.device),
+        judges=judges(chosen["device"]),
     )
-    for moved in hand.work(model, stop.is_set):
+    for moved in hand.work(load, stop.is_set):
         tell(structures=moved.structures, chunk=moved.number, finished=moved.finished)
 
 
 def _first_evaluation(model: Model) -> None:
-    """What is compiled on first use is compiled before there is work: of an element that the model has seen, crystals of two sizes."""
+    """What is made on first use, kernels of the neighbour list and compiled code, is made before the model counts as ready: of an element that
+    it has seen, crystals of two sizes."""
+    from fdcore.screening.scoring import answers
+
     atoms = bulk(model.card.elements[0], "fcc", a=4.0, cubic=True)
     for repeat in (1, 2):
-        list(model.evaluate_each([atoms * (repeat, 1, 1)] * repeat, edges=math.inf))
+        answers(model, [model.check(atoms * (repeat, 1, 1))] * repeat)
 
 
 def judges(device: str) -> Executor | None:

@@ -63,9 +63,9 @@ def score(
     for group in _groups(model, structures, 1 if watch is not None else None):
         if watch is not None:
             watch.begins(group[0])
-        answers = _answers(model, [structures[k] for k in group])
+        found = answers(model, [structures[k] for k in group])
         try:
-            for k, answer in zip(group, answers, strict=True):
+            for k, answer in zip(group, found, strict=True):
                 alone = _alone_difference(model, structures[k], answer, how)
                 if judges is None:
                     out[k] = _row(structures[k], answer, model.card, reference, alone)
@@ -101,13 +101,13 @@ def _groups(model: Model, structures: Mapping[int, Structure], most: int | None)
         yield group
 
 
-def _answers(model: Model, structures: Sequence[Structure]) -> list[Evaluation | FdcoreError]:
+def answers(model: Model, structures: Sequence[Structure]) -> list[Evaluation | FdcoreError]:
     """One answer for each. What a backend throws that nobody foresaw is found by asking alone, and is the answer for that structure."""
     try:
         return list(model.evaluate_each(structures, edges=math.inf))
     except Exception as error:
         if len(structures) > 1:
-            return [answer for s in structures for answer in _answers(model, [s])]
+            return [answer for s in structures for answer in answers(model, [s])]
         return [
             ComputeError(
                 f"{model.card.id} ended in an error that was not foreseen ({type(error).__name__}: {str(error)[:200]}).",
@@ -120,7 +120,7 @@ def _alone_difference(model: Model, structure: Structure, answer: Evaluation | F
     """How far U_Delta moves when the structure is scored again, alone; None where it is not of the sample."""
     if isinstance(answer, FdcoreError) or not sampled(structure, how.check_share):
         return None
-    (again,) = _answers(model, [structure])
+    (again,) = answers(model, [structure])
     return None if isinstance(again, FdcoreError) else abs(again.force_delta - answer.force_delta)
 
 

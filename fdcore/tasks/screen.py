@@ -139,7 +139,7 @@ class ScreenTask:
         helpers = judges(model.device)
         hand = Hand(book, results, holder, p.how, silent_seconds=config.dead_after_seconds, judges=helpers)
         try:
-            with _one_thread(model.device), contextlib.closing(hand.work(model)) as work:
+            with _one_thread(model.device), contextlib.closing(hand.work(lambda: model)) as work:
                 for moved in work:
                     yield from told.after(moved.number, moved.structures, moved.finished)
         finally:
