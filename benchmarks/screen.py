@@ -137,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--flat", type=int, default=10, help="so many times more structures for the memory (default 10)"
     )
-    parser.add_argument("--compile", action="store_true", help="also with --compile")
+    parser.add_argument("--compile", action="store_true", help="also with --compile (a GPU)")
     parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {', '.join(PARTS)}")
     arguments = parser.parse_args(argv)
     found: dict[str, Any] = {"machine": machine("cpu"), "structures": arguments.count}

@@ -32,6 +32,7 @@ TIE_A = 1e-3
 # Expected error of the confidence head (eV/Å): its bins end at 0.3.
 CONFIDENCE_LOOK = 0.1
 CONFIDENCE_FAIL = 0.2
+CHARGE_AND_SPIN = "Charge and spin"
 
 DOES_NOT_TELL = (
     "U_Delta compares the model with itself. It cannot see a mistake that both forces share, its size is not the size of the "
@@ -54,6 +55,8 @@ def judge(
     ]
     if structure.kind not in card.trained_on:
         evidence.append(_kind(structure, card))
+    if not card.needs_charge_spin and (structure.charge or (structure.spin or 1) != 1):
+        evidence.append(_unread(structure, card))
     if card.neighbour_cap is not None:
         evidence.append(_ties(evaluation, card.neighbour_cap))
     if evaluation.confidence is not None:
@@ -193,6 +196,17 @@ def _kind(structure: Structure, card: ModelCard) -> Evidence:
     if structure.periodic:
         return Evidence(name, "look", f"{card.id} was trained without periodic cells: {card.periodic}.")
     return Evidence(name, "fail", f"This is a molecule, and {card.id} has never seen one: it reads {card.periodic}.")
+
+
+def _unread(structure: Structure, card: ModelCard) -> Evidence:
+    """A charge or a spin that is given to a model that has no place for it."""
+    given = [f"charge {structure.charge:+d}"] if structure.charge else []
+    if (structure.spin or 1) != 1:
+        given.append(f"spin multiplicity {structure.spin}")
+    text = f"{' and '.join(given).capitalize()} were given, but {card.id} does not read them: another charge or spin gives the same numbers."
+    if len(given) == 1:
+        text = text.replace("were given", "was given").replace("read them", "read it")
+    return Evidence(CHARGE_AND_SPIN, "look", text)
 
 
 def _ties(evaluation: Evaluation, cap: int) -> Evidence:

@@ -29,7 +29,7 @@ def add_screen(verbs: argparse._SubParsersAction) -> argparse.ArgumentParser:
     screen.add_argument(
         "--compile",
         action="store_true",
-        help="let torch compile the model (Orb family): half a minute once, then 1.4 times as fast on a CPU, more on a GPU",
+        help="let torch compile the model (Orb family): half a minute once, then about twice as fast on a GPU",
     )
     screen.add_argument(
         "--shared",

@@ -16,8 +16,9 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import ase
 import numpy as np
@@ -262,6 +263,15 @@ class Predictor(ABC):
         )
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A batch on its way (`Model.prepare`): structures that were checked, each refused one as its error; the family's own graph of the others,
+    None where it has none."""
+
+    checked: tuple[Structure | FdcoreError, ...]
+    graph: Any
+
+
 class Model(Predictor):
     """One loaded direct-force model with both of its forces.
 
@@ -299,6 +309,32 @@ class Model(Predictor):
         """
         for batch in self._batches(atoms) if edges is None else self._divided(atoms, edges):
             yield from self._run_batch(batch, self._evaluate, learn=True)
+
+    def prepare(self, structures: Sequence[Structure]) -> Prepared:
+        """What can be done of one batch while another one is evaluated, in another thread: checks, and the neighbour graphs."""
+        checked: list[Structure | FdcoreError] = []
+        for structure in structures:
+            try:
+                checked.append(self.check(structure))
+            except FdcoreError as error:
+                checked.append(error)
+        good = [s for s in checked if isinstance(s, Structure)]
+        graph = None
+        if good:
+            # What fails here fails again, and is told, where the graph is made for the evaluation.
+            with contextlib.suppress(Exception):
+                graph = self._graph(good)
+        return Prepared(tuple(checked), graph)
+
+    def evaluate_prepared(self, prepared: Prepared) -> list[Evaluation | FdcoreError]:
+        """As `evaluate_each`, of one batch."""
+        whole = sum(isinstance(s, Structure) for s in prepared.checked)
+
+        def work(structures: Sequence[Structure]) -> list[Evaluation]:
+            # Halves need graphs of their own.
+            return self._evaluate_graph(structures, prepared.graph if len(structures) == whole else None)
+
+        return list(self._run_batch(prepared.checked, work, learn=True))
 
     def gradients(
         self, atoms: AtomsInput | Iterable[AtomsInput], *, method: GradientMethod = "auto", strain: bool = False
@@ -426,6 +462,14 @@ class Model(Predictor):
 
     @abstractmethod
     def _evaluate(self, structures: Sequence[Structure]) -> list[Evaluation]: ...
+
+    def _graph(self, structures: Sequence[Structure]) -> Any:
+        """Families that can make graphs beside an evaluation override this and `_evaluate_graph`; a graph is used once."""
+        return None
+
+    def _evaluate_graph(self, structures: Sequence[Structure], graph: Any) -> list[Evaluation]:
+        """`graph`: what `_graph` gave for these structures, or None."""
+        return self._evaluate(structures)
 
     def _predict(self, structures: Sequence[Structure]) -> list[Prediction]:
         """Families override it by a pass that leaves F_c out."""

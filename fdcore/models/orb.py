@@ -43,8 +43,14 @@ class OrbModel(OrbNetwork, Model):
             )
 
     def _evaluate(self, structures: Sequence[Structure]) -> list[Evaluation]:
+        return self._evaluate_graph(structures, None)
+
+    def _graph(self, structures: Sequence[Structure]) -> AtomGraphs:
+        return guarded(self.device, lambda: self.graphs(structures))
+
+    def _evaluate_graph(self, structures: Sequence[Structure], graph: AtomGraphs | None) -> list[Evaluation]:
         def run() -> list[Evaluation]:
-            batch = self.graphs(structures)
+            batch = self.graphs(structures) if graph is None else graph
             ties = self.graph_tie_A(structures, batch)
             return _records(self.two_forces(batch, confidence=True), batch, ties)
 

@@ -70,7 +70,14 @@ def _both_forces(
     with torch.enable_grad():
         positions = bent.positions()
         own = model.heads_of(
-            batch, positions, direct=True, conservative=False, confidence=True, create_graph=True, repulsion=not apart
+            batch,
+            positions,
+            direct=True,
+            conservative=False,
+            confidence=True,
+            create_graph=True,
+            twice=create_graph,
+            repulsion=not apart,
         )
         assert own.forces_direct is not None
         wanted = (positions,) if bent.strain is None else (positions, bent.strain)
@@ -151,6 +158,7 @@ def _beside(
             direct=direct,
             conservative=False,
             create_graph=True,
+            twice=False,
             repulsion=not model.repulsion_cancels,
         )
 

@@ -66,13 +66,16 @@ class Hand:
     ) -> None:
         self._book, self._results, self._holder, self._how = book, results, holder, how
         self._silent, self._limits, self._judges = silent_seconds, limits or Limits(), judges
+        self._graphs: Executor | None = None
         # One child: this hand reads one chunk at a time.
         self._pool = Pool(1)
 
     def work(self, load: Callable[[], Model], should_stop: Callable[[], bool] = lambda: False) -> Generator[Moved]:
         """Until every chunk of the screening is done, by whomever, or until it should stop. The first chunk is read while `load` makes the
         model. Raises StoreError where the disk cannot be written, or the book not for longer than the others wait."""
-        with self._sign_of_life(), ThreadPoolExecutor(1, "next chunk") as ahead:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._sign_of_life())
+            ahead = stack.enter_context(ThreadPoolExecutor(1, "next chunk"))
             loaded = threading.Event()
             coming: Future[_Ready | None] | None = ahead.submit(self._first, loaded)
             try:
@@ -80,6 +83,9 @@ class Hand:
                     model = load()
                 finally:
                     loaded.set()
+                if model.device.startswith("cuda"):
+                    # A GPU waits for the graphs of its next batch; a CPU process has one core for both.
+                    self._graphs = stack.enter_context(ThreadPoolExecutor(1, "graphs"))
                 while not should_stop():
                     ready = (coming or ahead.submit(self._next)).result()
                     coming = None
@@ -127,7 +133,7 @@ class Hand:
         else:
             careful = ready.taken.tries >= scoring.CAREFUL_FROM
             watch = scoring.Watch(self._results.watched(ready.key)) if careful else None
-            work = scoring.score(model, ready.read.items, self._how, watch, self._judges)
+            work = scoring.score(model, ready.read.items, self._how, watch, self._judges, self._graphs)
             told = 0
             while True:
                 try:

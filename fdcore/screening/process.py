@@ -26,6 +26,7 @@ from ase.build import bulk
 
 from fdcore import config as configuration
 from fdcore.errors import FdcoreError
+from fdcore.records import Structure
 
 if TYPE_CHECKING:
     from fdcore.models.base import Model
@@ -117,7 +118,7 @@ def _first_evaluation(model: Model) -> None:
 
     atoms = bulk(model.card.elements[0], "fcc", a=4.0, cubic=True)
     for repeat in (1, 2):
-        answers(model, [model.check(atoms * (repeat, 1, 1))] * repeat)
+        answers(model, model.prepare([Structure.from_atoms(atoms * (repeat, 1, 1))] * repeat))
 
 
 def judges(device: str) -> Executor | None:

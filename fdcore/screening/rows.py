@@ -16,7 +16,7 @@ from ase.data import chemical_symbols
 from fdcore import delta
 from fdcore.distribution import ReferenceDistribution
 from fdcore.records import Evaluation, Failure, ModelCard, Structure
-from fdcore.verdict import TIE_A, judge
+from fdcore.verdict import CHARGE_AND_SPIN, TIE_A, judge
 
 SCHEMA = pa.schema(
     [
@@ -80,6 +80,9 @@ def scored(
         graph_tie_A=evaluation.graph_tie_A,
         tie=evaluation.graph_tie_A is not None and evaluation.graph_tie_A < TIE_A,
     )
+    unread = [e.text for e in verdict.evidence if e.name == CHARGE_AND_SPIN]
+    if unread:
+        row["warnings"] = "; ".join((*structure.warnings, *unread))
     labelled = structure.labels.get("forces_eV_per_A")
     if labelled is not None:
         row.update(

@@ -6,7 +6,6 @@ numbers are the same to the last bit on a CPU.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from fdcore.screening.rows import Row
 from fdcore.structures import with_charge_spin
 
 if TYPE_CHECKING:
-    from fdcore.models.base import Model
+    from fdcore.models.base import Model, Prepared
 
 # A structure during whose evaluation the process ended so often is not tried again.
 DEATHS = 2
@@ -44,9 +43,12 @@ def score(
     how: How,
     watch: Watch | None = None,
     judges: Executor | None = None,
+    ahead: Executor | None = None,
 ) -> Generator[int, None, list[Row]]:
     """Yields how many of the items are done, returns their rows in the order given. `watch`: one structure at a time, each written down
-    before it is begun. `judges`: processes that make the rows while the model goes on (a GPU evaluates ten structures while one is judged)."""
+    before it is begun. `judges`: processes that make the rows while the model goes on (a GPU evaluates ten structures while one is judged).
+    `ahead`: a thread that makes the graphs of the next batch while the model works on the present one; not with a `watch`, which must know
+    whose turn it is."""
     out: list[Row | None] = [None] * len(items)
     structures: dict[int, Structure] = {}
     for k, item in enumerate(items):
@@ -60,10 +62,9 @@ def score(
     coming: dict[int, Future[Row]] = {}
     done = len(items) - len(structures)
     yield done
-    for group in _groups(model, structures, 1 if watch is not None else None):
-        if watch is not None:
-            watch.begins(group[0])
-        found = answers(model, [structures[k] for k in group])
+    groups = _groups(model, structures, 1 if watch is not None else None)
+    for group, batch in _prepared(model, structures, groups, watch, ahead):
+        found = answers(model, batch)
         try:
             for k, answer in zip(group, found, strict=True):
                 alone = _alone_difference(model, structures[k], answer, how)
@@ -101,13 +102,36 @@ def _groups(model: Model, structures: Mapping[int, Structure], most: int | None)
         yield group
 
 
-def answers(model: Model, structures: Sequence[Structure]) -> list[Evaluation | FdcoreError]:
+def _prepared(
+    model: Model,
+    structures: Mapping[int, Structure],
+    groups: Iterator[list[int]],
+    watch: Watch | None,
+    ahead: Executor | None,
+) -> Iterator[tuple[list[int], Prepared]]:
+    """Each group with its batch, ready to be evaluated."""
+    if ahead is None or watch is not None:
+        for group in groups:
+            if watch is not None:
+                watch.begins(group[0])
+            yield group, model.prepare([structures[k] for k in group])
+        return
+    coming: tuple[list[int], Future[Prepared]] | None = None
+    for group in groups:
+        before, coming = coming, (group, ahead.submit(model.prepare, [structures[k] for k in group]))
+        if before is not None:
+            yield before[0], before[1].result()
+    if coming is not None:
+        yield coming[0], coming[1].result()
+
+
+def answers(model: Model, batch: Prepared) -> list[Evaluation | FdcoreError]:
     """One answer for each. What a backend throws that nobody foresaw is found by asking alone, and is the answer for that structure."""
     try:
-        return list(model.evaluate_each(structures, edges=math.inf))
+        return model.evaluate_prepared(batch)
     except Exception as error:
-        if len(structures) > 1:
-            return [answer for s in structures for answer in answers(model, [s])]
+        if len(batch.checked) > 1:
+            return [answer for s in batch.checked for answer in _alone(model, s)]
         return [
             ComputeError(
                 f"{model.card.id} ended in an error that was not foreseen ({type(error).__name__}: {str(error)[:200]}).",
@@ -116,11 +140,15 @@ def answers(model: Model, structures: Sequence[Structure]) -> list[Evaluation | 
         ]
 
 
+def _alone(model: Model, structure: Structure | FdcoreError) -> list[Evaluation | FdcoreError]:
+    return [structure] if isinstance(structure, FdcoreError) else answers(model, model.prepare([structure]))
+
+
 def _alone_difference(model: Model, structure: Structure, answer: Evaluation | FdcoreError, how: How) -> float | None:
     """How far U_Delta moves when the structure is scored again, alone; None where it is not of the sample."""
     if isinstance(answer, FdcoreError) or not sampled(structure, how.check_share):
         return None
-    (again,) = answers(model, [structure])
+    (again,) = _alone(model, structure)
     return None if isinstance(again, FdcoreError) else abs(again.force_delta - answer.force_delta)
 
 

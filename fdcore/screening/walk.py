@@ -31,8 +31,13 @@ File = tuple[str, str]
 
 
 def files_of(paths: Sequence[str | Path], root: Path | None) -> Iterator[File | Failure]:
-    """(absolute path, name that is shown) of each file, in sorted order within a folder; a Failure for each path that is none."""
+    """(absolute path, name that is shown) of each file, in sorted order within a folder; a Failure for each path that is none.
+
+    Without `root`, names are relative to the first folder that is given; those from another folder begin with its name, so that files of equal
+    names in several folders can be told apart, and what was named before is called as it was when more is named behind it.
+    """
     within = None if root is None else os.path.realpath(root)
+    labels = _labels(paths) if within is None else {}
     for given in paths:
         # A relative path is one of `root`, where that is given.
         path = os.path.join(within or os.getcwd(), os.fspath(given))
@@ -46,9 +51,42 @@ def files_of(paths: Sequence[str | Path], root: Path | None) -> Iterator[File | 
         if within is not None and not _inside(real, within):
             yield Failure(shown, "This lies outside of the folder that may be read.", "Move it there, or name another.")
         elif stat.S_ISDIR(kind):
-            yield from _walk(real, within or real)
+            yield from _walk(real, within or real, labels.get(os.path.abspath(path), ""))
         else:
-            yield _file(real, kind, os.path.relpath(real, within) if within else os.path.basename(path))
+            yield _file(real, kind, os.path.relpath(real, within) if within else labels[os.path.abspath(path)])
+
+
+def _labels(paths: Sequence[str | Path]) -> dict[str, str]:
+    """For each of these paths, made absolute, as many of its last parts as no other one ends with, and as do not name another file of the
+    first folder among them; nothing for that folder."""
+    parts = {path: Path(path).parts for path in (os.path.abspath(os.fspath(p)) for p in paths)}
+    first = next((path for path in parts if os.path.isdir(path)), None)
+    kept = dict.fromkeys(parts, 1)
+
+    def label(path: str) -> str:
+        return os.path.join(*parts[path][-kept[path] :])
+
+    def taken(path: str) -> bool:
+        if first is None or path == first:
+            return False
+        there = os.path.join(first, label(path))
+        return os.path.lexists(there) and there != path
+
+    unsure = list(parts)
+    while unsure:
+        alike: dict[str, list[str]] = {}
+        for path in parts:
+            if path != first:
+                alike.setdefault(label(path), []).append(path)
+        unsure = [
+            path
+            for name, group in alike.items()
+            for path in group
+            if (len(group) > 1 or taken(path)) and kept[path] < len(parts[path])
+        ]
+        for path in unsure:
+            kept[path] += 1
+    return {path: "" if path == first else label(path) for path in parts}
 
 
 def shown_name(name: str) -> str:
@@ -56,8 +94,8 @@ def shown_name(name: str) -> str:
     return clean(name, MAX_NAME, tail=MAX_NAME // 2) or "unnamed"
 
 
-def _walk(folder: str, named_from: str) -> Iterator[File | Failure]:
-    """The files of a folder and of those in it. Links to files within it are followed; to folders not: those are met where they lie."""
+def _walk(folder: str, named_from: str, label: str) -> Iterator[File | Failure]:
+    """The files of a folder and of those in it, their names behind `label`. Links to files within it are followed; to folders not: those are met where they lie."""
     # One iterator of names for each folder on the way to where we are: never the whole tree.
     way: list[tuple[str, Iterator[str]]] = []
     entered: str | None = folder
@@ -66,7 +104,7 @@ def _walk(folder: str, named_from: str) -> Iterator[File | Failure]:
             try:
                 way.append((entered, iter(_names_in(entered))))
             except OSError as error:
-                yield cannot(_relative(entered, named_from), error)
+                yield cannot(_relative(entered, named_from, label), error)
             entered = None
             continue
         here, names = way[-1]
@@ -75,7 +113,7 @@ def _walk(folder: str, named_from: str) -> Iterator[File | Failure]:
             way.pop()
             continue
         path = os.path.join(here, name)
-        relative = _relative(path, named_from)
+        relative = _relative(path, named_from, label)
         try:
             kind = os.lstat(path).st_mode
             if stat.S_ISDIR(kind):
@@ -137,8 +175,8 @@ def cannot(name: str, error: OSError | ValueError) -> Failure:
     return Failure(name, f"This could not be opened ({type(error).__name__}).", "Check the path.")
 
 
-def _relative(path: str, folder: str) -> str:
-    return shown_name(os.path.relpath(path, folder))
+def _relative(path: str, folder: str, label: str) -> str:
+    return shown_name(os.path.normpath(os.path.join(label, os.path.relpath(path, folder))))
 
 
 def _inside(path: str, folder: str) -> bool:

@@ -110,13 +110,23 @@ def test_families_without_a_compiler_say_so():
 
 def test_without_a_compiler_on_the_machine_it_is_said(monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: None)
+    model = fdcore.load_model(device="cpu")
+    model._tiled = None
     with pytest.raises(UsageError, match=r"C\+\+ compiler"):
+        model.compile()
+
+
+def test_what_goes_through_in_tiles_is_not_compiled():
+    with pytest.raises(UsageError, match="as fast without") as error:
         fdcore.load_model(device="cpu").compile()
+    assert "GPU" in error.value.hint
 
 
 @pytest.mark.slow
 def test_a_compiled_model_gives_the_same_numbers():
     plain, compiled = fdcore.load_model(device="cpu"), fdcore.load_model(device="cpu")
+    # As on a GPU, where there are no tiles.
+    compiled._tiled = None
     compiled.compile()
     several = []
     for k in range(1, 6):

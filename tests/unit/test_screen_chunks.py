@@ -324,3 +324,47 @@ def test_memory_of_listing_does_not_grow_with_the_number_of_folders(tmp_path: Pa
     peak(list_chunks([tmp_path / "few"], 50))
     # 4,000 names of files are 400 kB; those of one folder, and of the folders, are a few.
     assert peak(list_chunks([tmp_path / "more"], 50)) < peak(list_chunks([tmp_path / "few"], 50)) + 40_000
+
+
+# --- equal names -----------------------------------------------------------------------------------------------------------
+
+
+def named(*paths: Path) -> list[str]:
+    return [p.name for p in pieces(listed(list(paths))[0])]
+
+
+def test_equal_names_in_several_folders_are_told_apart_and_earlier_ones_stay(tmp_path: Path) -> None:
+    for folder in ("A", "B", "C/B", "A/sub"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / "x.cif").write_text(folder)
+    a, b, c = tmp_path / "A", tmp_path / "B", tmp_path / "C" / "B"
+    assert named(a) == ["sub/x.cif", "x.cif"]
+    # More is named behind it: its own names, and so its results, stay.
+    assert named(a, b) == ["sub/x.cif", "x.cif", "B/x.cif"]
+    parent = tmp_path.name
+    assert named(a, b, c) == ["sub/x.cif", "x.cif", f"{parent}/B/x.cif", "C/B/x.cif"]
+    # The first folder has this name already.
+    (a / "B").mkdir()
+    (a / "B" / "x.cif").write_text("another")
+    assert sorted(named(a, b)) == sorted(["B/x.cif", "sub/x.cif", "x.cif", f"{parent}/B/x.cif"])
+
+
+def test_files_of_equal_names_are_told_apart(tmp_path: Path) -> None:
+    for folder in ("A", "B"):
+        (tmp_path / folder).mkdir()
+        for name in ("x.cif", f"{folder}.cif"):
+            (tmp_path / folder / name).write_text(folder)
+    x = [tmp_path / folder / "x.cif" for folder in "AB"]
+    assert named(*x, tmp_path / "A" / "A.cif") == ["A/x.cif", "B/x.cif", "A.cif"]
+    assert named(x[0]) == ["x.cif"]
+    # One that lies in the folder beside it is itself; one that does not has its own name.
+    assert named(tmp_path / "A", x[0]) == ["A.cif", "x.cif", "x.cif"]
+    assert named(tmp_path / "A", x[1]) == ["A.cif", "x.cif", "B/x.cif"]
+
+
+def test_many_files_are_named_in_a_moment(tmp_path: Path) -> None:
+    """In one pass, whatever their number: each of 5,000 pairs has its folder."""
+    for folder in ("A", "B"):
+        many(tmp_path / folder, 5000)
+    names = named(*sorted(tmp_path.glob("*/*.cif")))
+    assert len(set(names)) == len(names) == 10_000 and names[0] == "A/00000.cif"

@@ -113,6 +113,29 @@ def test_confidence_head(expected, status):
     assert line(verdict, "Confidence head").status == status
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"charge": 1}, "Charge +1 was given"),
+        ({"charge": 0, "spin": 3}, "Spin multiplicity 3 was given"),
+        ({"charge": -2, "spin": 2}, "Charge -2 and spin multiplicity 2 were given"),
+        ({"charge": 0, "spin": 1}, None),
+        ({}, None),
+    ],
+)
+def test_a_charge_or_spin_that_a_model_does_not_read_is_said(given, says):
+    verdict = judge(replace(salt(), **given), evaluation(0.05), CARD, REFERENCE)
+    said = [e for e in verdict.evidence if e.name == "Charge and spin"]
+    assert verdict.level == ("consistent" if says is None else "caution")
+    assert [e.status for e in said] == ([] if says is None else ["look"])
+    assert says is None or said[0].text.startswith(says)
+    reads = replace(CARD, needs_charge_spin=True)
+    assert all(
+        e.name != "Charge and spin"
+        for e in judge(replace(salt(), **given), evaluation(0.05), reads, REFERENCE).evidence
+    )
+
+
 def test_a_lone_atom_is_judged_without_distances():
     atom = Structure(np.array([11]), np.zeros((1, 3)), np.zeros((3, 3)), (False,) * 3)
     verdict = judge(atom, Evaluation(0.0, np.zeros((1, 3)), np.zeros((1, 3))), CARD, REFERENCE)
