@@ -96,5 +96,5 @@ def factor(module: Any) -> None:
     """Replace every interaction network of an Orb module by its factored form; those with dropout stay as they are."""
     stacks = module.model.gnn_stacks
     for index, old in enumerate(stacks):
-        if type(old) is AttentionInteractionNetwork and isinstance(old._edge_mlp.mlp[0], nn.Linear):
+        if type(old) is AttentionInteractionNetwork and isinstance(edge_layers(old._edge_mlp)[0], nn.Linear):
             stacks[index] = FactoredInteraction(old)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 import fdcore
 from fdcore import export, services
 from fdcore.errors import StoreError
-from fdcore.models.base import Model
+from fdcore.models.base import Model, OutOfMemory
 from fdcore.records import Evaluation, Failure, Structure
 from fdcore.screening import rows
 from fdcore.screening.results import TABLE_CSV, TABLE_PARQUET, Results, put_together
@@ -265,6 +267,73 @@ def test_judges_beside_the_model_make_the_same_rows(model):
         _, beside = done(score(model, mixed(), How(check_share=1.0), None, judges))
     _, here = done(score(model, mixed(), How(check_share=1.0)))
     assert rows.table(beside).equals(rows.table(here))
+
+
+def test_graphs_that_are_made_ahead_make_the_same_rows(model, monkeypatch):
+    """As on a GPU: several batches, a structure that is refused, and one that fails in the evaluation."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    monkeypatch.setattr(type(model), "batch_edges", 400)
+    _, here = done(score(model, mixed(), How(check_share=1.0)))
+    with ThreadPoolExecutor(1) as ahead:
+        _, beside = done(score(model, mixed(), How(check_share=1.0), ahead=ahead))
+    assert rows.table(beside).equals(rows.table(here))
+
+
+class Waiting(Double):
+    """An evaluation that waits until the graphs of the next batch are made, which only another thread can do meanwhile."""
+
+    def __init__(self, *given) -> None:
+        super().__init__(*given)
+        self.made: list[int] = []
+        self.graph = threading.Event()
+
+    batch_edges = 2
+
+    def _graph(self, structures):
+        self.made.append(structures[0].index)
+        if len(self.made) == 2:
+            self.graph.set()
+        return len(structures)
+
+    def _evaluate_graph(self, structures, graph):
+        assert self.graph.wait(20), "nobody makes graphs while a batch is evaluated"
+        assert graph == len(structures)
+        return [Evaluation(-1.0, np.full((s.n_atoms, 3), 0.1), np.zeros((s.n_atoms, 3))) for s in structures]
+
+
+def test_graphs_are_made_while_a_batch_is_evaluated(model):
+    from concurrent.futures import ThreadPoolExecutor
+
+    waiting = Waiting(model.card, "cpu", "float64")
+    items = [structure("NaCl", 5.6, k) for k in range(6)]
+    with ThreadPoolExecutor(1) as ahead:
+        _, made = done(score(waiting, items, How(check_share=0.0), ahead=ahead))
+    assert len(waiting.made) == 3 and all(r["verdict"] != "failed" for r in made)
+
+
+class Short(Double):
+    """Has no room for two structures at once; the graph of both must not be taken for that of one."""
+
+    def _graph(self, structures):
+        return len(structures)
+
+    def _evaluate_graph(self, structures, graph):
+        if len(structures) > 1:
+            raise OutOfMemory
+        assert graph in (None, 1)
+        return [Evaluation(-1.0, np.full((s.n_atoms, 3), 0.1), np.zeros((s.n_atoms, 3))) for s in structures]
+
+
+def test_halves_of_a_batch_get_graphs_of_their_own(model):
+    _, made = done(score(Short(model.card, "cpu", "float64"), [structure("NaCl", 5.6, k) for k in range(3)], How()))
+    assert all(r["verdict"] != "failed" for r in made)
+
+
+def test_a_charge_that_the_model_does_not_read_is_a_warning_of_the_row(model):
+    charged = replace(structure("NaCl", 5.6, 1), charge=1)
+    _, made = done(score(model, [charged], How()))
+    assert "Charge +1 was given" in made[0]["warnings"] and made[0]["verdict"] == "caution"
 
 
 def test_labels_of_a_file_give_errors(model):
