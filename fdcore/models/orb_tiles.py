@@ -151,7 +151,7 @@ class _Work:
     def __init__(self, layers: _Layers, edges: int, *, keep: bool) -> None:
         self.layers, self.edges = layers, edges
         self.rows = max(1, min(layers.rows, edges))
-        self._buffers: dict[str, torch.Tensor] = {}
+        self._buffers: dict[tuple[str, int], torch.Tensor] = {}
         width = len(layers.scale)
         self._kept = [self._new(edges, n) for n in (*layers.hidden, width, 1)] if keep else None
 
@@ -168,9 +168,9 @@ class _Work:
 
     def buffer(self, name: str, rows: int, width: int) -> torch.Tensor:
         """(rows, width), with whatever was left in it."""
-        found = self._buffers.get(name)
+        found = self._buffers.get((name, width))
         if found is None:
-            found = self._buffers[name] = self._new(self.rows, width)
+            found = self._buffers[name, width] = self._new(self.rows, width)
         return found if rows == self.rows else found[:rows]
 
 
