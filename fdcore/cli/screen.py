@@ -33,6 +33,8 @@ def run(arguments: argparse.Namespace, results: TextIO) -> int:
         raise UsageError(
             f"Chunks of {arguments.chunk:,} structures cannot be made.", f"Give --chunk a number from 1 to {MOST:,}."
         )
+    if not all(arguments.paths):
+        raise UsageError("One of the paths is empty.", "Name a file or a folder; `.` is the present one.")
     require_writable(arguments.json)
     card = named_model(arguments) or services.card(services.default_model_id())
     say_unread(arguments, [card.id])
@@ -40,7 +42,8 @@ def run(arguments: argparse.Namespace, results: TextIO) -> int:
     weights = None if arguments.weights is None else Path(arguments.weights).absolute()
     order = Order(
         folder=folder,
-        inputs=[os.path.abspath(path) for path in arguments.paths],
+        # What is not there is a row of the table, and not asked for again.
+        inputs=[path for path in dict.fromkeys(map(os.path.abspath, arguments.paths)) if os.path.lexists(path)],
         listed=lambda: list_chunks(arguments.paths, arguments.chunk),
         model={
             "id": card.id,

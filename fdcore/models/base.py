@@ -257,8 +257,8 @@ class Predictor(ABC):
     def _no_memory(self, structure: Structure, *, double_backward: bool = False) -> ComputeError:
         need = self.memory_bytes(structure, double_backward=double_backward)
         return ComputeError(
-            f"{structure.formula} ({structure.n_atoms} atoms) needs about "
-            f"{need / 1e9:.1f} GB with {self.card.id}; {self.available_bytes() / 1e9:.1f} GB are free.",
+            # Not how much that is: it changes from moment to moment, and tables are to be the same.
+            f"{structure.formula} ({structure.n_atoms} atoms) needs about {need / 1e9:.1f} GB with {self.card.id}, more than is free.",
             "Use a smaller cell, a smaller model, float32, or a machine with more memory.",
         )
 

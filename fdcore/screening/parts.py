@@ -79,7 +79,7 @@ def _texts(form: Form, spans: Iterator[_Span], there: int, size: int) -> Iterato
     """Parts of many structures each; a file that would be one part, or is short and torn, is read as any file that is brought alone."""
     gathered = _gathered(spans, size)
     head = list(islice(gathered, 3))
-    torn = len(head) == 2 and not head[1].structures and there <= PART_BYTES
+    torn = len(head) == 2 and not head[1].structures and head[1].stop == there <= PART_BYTES
     if len(head) < 2 or torn:
         yield _whole(there, max(1, sum(max(1, span.structures) for span in head)))
         return
@@ -111,7 +111,8 @@ def _joined(a: _Span, b: _Span) -> _Span:
 
 
 def _frames(stream: BinaryIO, there: int) -> Iterator[_Span]:
-    """Each frame of an xyz file by the number that it begins with; where that is none, or lines are missing, the rest with 0 structures."""
+    """Each frame of an xyz file by the number that it begins with; where that is none, or lines are missing, what there is up to the next frame
+    of an extxyz, or the rest, with 0 structures."""
     at = first = 0
     readline = stream.readline
     while True:
@@ -126,10 +127,25 @@ def _frames(stream: BinaryIO, there: int) -> Iterator[_Span]:
         n = int(token) if token.isdigit() and len(token) < 10 and len(line) < _LINE else -1
         stop = _behind(readline, at + len(line), n + 1) if n >= 0 else None
         if stop is None:
-            yield _Span(at, there, first, 0)
-            return
-        yield _Span(at, stop, first, 1)
+            stream.seek(at)
+            stop = _next_frame(readline, at, there)
+            yield _Span(at, stop, first, 0)
+            stream.seek(stop)
+        else:
+            yield _Span(at, stop, first, 1)
         at, first = stop, first + 1
+
+
+def _next_frame(readline: Callable[[int], bytes], at: int, there: int) -> int:
+    """Where the next frame behind a torn one begins: a number alone in its line, before a comment as only extxyz has."""
+    number: int | None = None
+    start = at
+    while line := readline(_LINE):
+        if number is not None and number > start and (b"Lattice=" in line or b"Properties=" in line):
+            return number
+        number = at if line.strip().isdigit() else None
+        at += len(line)
+    return there
 
 
 def _behind(readline: Callable[[int], bytes], at: int, lines: int) -> int | None:

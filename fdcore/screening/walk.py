@@ -38,6 +38,7 @@ def files_of(paths: Sequence[str | Path], root: Path | None) -> Iterator[File | 
     """
     within = None if root is None else os.path.realpath(root)
     labels = _labels(paths) if within is None else {}
+    known: set[str] = set()
     for given in paths:
         # A relative path is one of `root`, where that is given.
         path = os.path.join(within or os.getcwd(), os.fspath(given))
@@ -50,43 +51,51 @@ def files_of(paths: Sequence[str | Path], root: Path | None) -> Iterator[File | 
             continue
         if within is not None and not _inside(real, within):
             yield Failure(shown, "This lies outside of the folder that may be read.", "Move it there, or name another.")
-        elif stat.S_ISDIR(kind):
+            continue
+        if real in known:
+            # Named twice, it is there once.
+            continue
+        known.add(real)
+        if stat.S_ISDIR(kind):
             yield from _walk(real, within or real, labels.get(os.path.abspath(path), ""))
         else:
             yield _file(real, kind, os.path.relpath(real, within) if within else labels[os.path.abspath(path)])
 
 
 def _labels(paths: Sequence[str | Path]) -> dict[str, str]:
-    """For each of these paths, made absolute, as many of its last parts as no other one ends with, and as do not name another file of the
-    first folder among them; nothing for that folder."""
-    parts = {path: Path(path).parts for path in (os.path.abspath(os.fspath(p)) for p in paths)}
-    first = next((path for path in parts if os.path.isdir(path)), None)
-    kept = dict.fromkeys(parts, 1)
+    """For each of these paths, made absolute, as many of its last parts as nothing that is named before it is called by; nothing for the first
+    folder, whose files are named from it. What is named later changes nothing."""
+    labels: dict[str, str] = {}
+    folders: dict[str, str] = {}
+    used: set[str] = set()
+    for path in (os.path.abspath(os.fspath(p)) for p in paths):
+        if path in labels:
+            continue
+        is_folder, parts = os.path.isdir(path), Path(path).parts
+        if is_folder and "" not in folders:
+            labels[path], folders[""] = "", path
+            continue
+        names = (os.path.join(*parts[-kept:]) for kept in range(1, len(parts) + 1))
+        label = next((name for name in names if name not in used and not _called(path, name, folders)), path)
+        labels[path] = label
+        used.add(label)
+        if is_folder:
+            folders[label] = path
+    return labels
 
-    def label(path: str) -> str:
-        return os.path.join(*parts[path][-kept[path] :])
 
-    def taken(path: str) -> bool:
-        if first is None or path == first:
-            return False
-        there = os.path.join(first, label(path))
-        return os.path.lexists(there) and there != path
-
-    unsure = list(parts)
-    while unsure:
-        alike: dict[str, list[str]] = {}
-        for path in parts:
-            if path != first:
-                alike.setdefault(label(path), []).append(path)
-        unsure = [
-            path
-            for name, group in alike.items()
-            for path in group
-            if (len(group) > 1 or taken(path)) and kept[path] < len(parts[path])
-        ]
-        for path in unsure:
-            kept[path] += 1
-    return {path: "" if path == first else label(path) for path in parts}
+def _called(path: str, label: str, folders: dict[str, str]) -> bool:
+    """Whether something in one of these folders has this name, or something in this path, a folder, a name of theirs."""
+    for other, folder in folders.items():
+        if not other or label.startswith(os.path.join(other, "")):
+            there = os.path.join(folder, os.path.relpath(label, other or "."))
+            if os.path.lexists(there) and there != path:
+                return True
+        elif other.startswith(os.path.join(label, "")) and os.path.lexists(
+            os.path.join(path, os.path.relpath(other, label))
+        ):
+            return True
+    return False
 
 
 def shown_name(name: str) -> str:

@@ -342,7 +342,14 @@ def test_equal_names_in_several_folders_are_told_apart_and_earlier_ones_stay(tmp
     # More is named behind it: its own names, and so its results, stay.
     assert named(a, b) == ["sub/x.cif", "x.cif", "B/x.cif"]
     parent = tmp_path.name
-    assert named(a, b, c) == ["sub/x.cif", "x.cif", f"{parent}/B/x.cif", "C/B/x.cif"]
+    assert named(a, b, c) == ["sub/x.cif", "x.cif", "B/x.cif", "C/B/x.cif"]
+    # Two folders of which one holds what the other one is called by.
+    (c / "sub").mkdir()
+    (c / "sub" / "x.cif").write_text("C/B/sub")
+    (tmp_path / "D" / "B" / "sub").mkdir(parents=True)
+    (tmp_path / "D" / "B" / "sub" / "x.cif").write_text("D/B/sub")
+    four = named(a, c, tmp_path / "D" / "B" / "sub", tmp_path / "D" / "B")
+    assert len(set(four)) == len(four)
     # The first folder has this name already.
     (a / "B").mkdir()
     (a / "B" / "x.cif").write_text("another")
@@ -355,8 +362,9 @@ def test_files_of_equal_names_are_told_apart(tmp_path: Path) -> None:
         for name in ("x.cif", f"{folder}.cif"):
             (tmp_path / folder / name).write_text(folder)
     x = [tmp_path / folder / "x.cif" for folder in "AB"]
-    assert named(*x, tmp_path / "A" / "A.cif") == ["A/x.cif", "B/x.cif", "A.cif"]
-    assert named(x[0]) == ["x.cif"]
+    assert named(*x, tmp_path / "A" / "A.cif") == ["x.cif", "B/x.cif", "A.cif"]
+    assert named(x[0]) == named(x[0], x[0]) == ["x.cif"]
+    assert named(tmp_path / "A", tmp_path / "A") == named(tmp_path / "A")
     # One that lies in the folder beside it is itself; one that does not has its own name.
     assert named(tmp_path / "A", x[0]) == ["A.cif", "x.cif", "x.cif"]
     assert named(tmp_path / "A", x[1]) == ["A.cif", "x.cif", "B/x.cif"]
@@ -367,4 +375,4 @@ def test_many_files_are_named_in_a_moment(tmp_path: Path) -> None:
     for folder in ("A", "B"):
         many(tmp_path / folder, 5000)
     names = named(*sorted(tmp_path.glob("*/*.cif")))
-    assert len(set(names)) == len(names) == 10_000 and names[0] == "A/00000.cif"
+    assert len(set(names)) == len(names) == 10_000 and names[5000] == "B/00000.cif"
