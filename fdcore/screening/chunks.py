@@ -70,11 +70,16 @@ def list_chunks(paths: Sequence[str | Path], size: int = 200, root: Path | None 
     if not 1 <= size <= MOST:
         raise UsageError(f"Chunks of {size:,} structures are not possible.", f"Choose a size from 1 to {MOST:,}.")
     pack = _Pack(size)
+    before = ""
     for item in files_of(paths, root):
         if isinstance(item, Failure):
             yield item
             continue
-        path, name = item
+        path, name, folder = item
+        if folder != before:
+            # What is named behind a folder changes none of its chunks.
+            yield from pack.close()
+            before = folder
         try:
             parts = parts_of(path, size)
             first = next(parts)

@@ -84,6 +84,16 @@ def described(folder: Path, settings: Mapping[str, Any], inputs: Sequence[str]) 
     return screen, named
 
 
+def is_described(folder: Path) -> bool:
+    """Whether this folder belongs to a screening."""
+    return (folder / DESCRIPTION).exists()
+
+
+def forget(folder: Path) -> None:
+    """Let the folder belong to no screening, with its results, if there are any, where they are."""
+    (folder / DESCRIPTION).unlink(missing_ok=True)
+
+
 def describe_inputs(folder: Path, inputs: Sequence[str]) -> None:
     """Let more inputs belong to the screening in this folder."""
     file = folder / DESCRIPTION

@@ -90,6 +90,7 @@ def screen(order: Order, should_stop: Callable[[], bool] = lambda: False) -> Ite
         how=asdict(order.how) | {"compile": order.model["compile"]},
         chunk=order.chunk,
     )
+    new = not place.is_described(order.folder)
     name, before = place.described(order.folder, settings, order.inputs)
     book = place.book_of(order.folder, order.database_url, name)
     book.open(place.sha256_of(settings))
@@ -124,6 +125,11 @@ def screen(order: Order, should_stop: Callable[[], bool] = lambda: False) -> Ite
             if count.complete:
                 break
             crew.wait(TELL_SECONDS)
+    except FdcoreError:
+        # A refusal that the processes bring, such as a model that cannot be loaded: nothing was done, and nothing is kept of it.
+        if new and alone and not (book.count().scored + book.count().failed):
+            place.forget(order.folder)
+        raise
     finally:
         done_at = time.time()
         crew.stop()

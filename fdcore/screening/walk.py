@@ -27,11 +27,12 @@ _NAMES = frozenset((
 # fmt: on
 _PACKED = frozenset((".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z", ".rar"))
 
-File = tuple[str, str]
+# Its path, the name that is shown, and the folder that was named, in which it lies; nothing for a file that was named itself.
+File = tuple[str, str, str]
 
 
 def files_of(paths: Sequence[str | Path], root: Path | None) -> Iterator[File | Failure]:
-    """(absolute path, name that is shown) of each file, in sorted order within a folder; a Failure for each path that is none.
+    """(absolute path, name that is shown, folder) of each file, in sorted order within a folder; a Failure for each path that is none.
 
     Without `root`, names are relative to the first folder that is given; those from another folder begin with its name, so that files of equal
     names in several folders can be told apart, and what was named before is called as it was when more is named behind it.
@@ -143,7 +144,7 @@ def _walk(folder: str, named_from: str, label: str) -> Iterator[File | Failure]:
         except OSError as error:
             yield cannot(relative, error)
             continue
-        yield _file(path, kind, relative)
+        yield _file(path, kind, relative, folder)
 
 
 # What the folder of a screening's results holds; `fdcore screen .` must not take its own table for structures.
@@ -167,13 +168,13 @@ def _passed_over(name: str) -> bool:
     return lower in _NAMES or os.path.splitext(lower)[1] in _SUFFIXES
 
 
-def _file(path: str, kind: int, name: str) -> File | Failure:
+def _file(path: str, kind: int, name: str, folder: str = "") -> File | Failure:
     name = shown_name(name)
     if not stat.S_ISREG(kind):
         return Failure(name, "This is not an ordinary file.", "Save its content to a file first.")
     if os.path.splitext(path)[1].lower() in _PACKED:
         return Failure(name, "This is a packed file, which is not read here.", "Unpack it and bring the files inside.")
-    return path, name
+    return path, name, folder
 
 
 def cannot(name: str, error: OSError | ValueError) -> Failure:

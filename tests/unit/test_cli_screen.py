@@ -207,6 +207,24 @@ def test_inputs_that_are_not_there_are_rows(tmp_path, capfd):
     assert list(table["verdict"]) == ["failed"] and "nowhere" in table["file"][0]
 
 
+def test_a_command_that_is_refused_binds_nothing(tmp_path, capfd):
+    """The model refuses, which its process finds; a path that is not there need not be named again."""
+    (tmp_path / "in").mkdir()
+    ase.io.write(tmp_path / "in" / "salt.cif", bulk("NaCl", "rocksalt", a=5.6))
+    words = ["screen", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--workers", "1", "--json", "-"]
+    assert main([*words, "--compile"]) == 2
+    assert "Leave --compile out" in capfd.readouterr().err
+    assert main([words[0], str(tmp_path / "nowhere"), *words[1:]]) == 1
+    assert main(words) == 0
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["scored"] == 1
+
+
+def test_an_empty_path_is_not_the_present_folder(tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["screen", "", "--out", str(tmp_path / "out")]) == 2
+    assert "empty" in capfd.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_its_own_results_are_no_inputs(tmp_path, capfd, monkeypatch):
     crystals(tmp_path / "in", 4)
     monkeypatch.chdir(tmp_path / "in")

@@ -356,6 +356,14 @@ def test_equal_names_in_several_folders_are_told_apart_and_earlier_ones_stay(tmp
     assert sorted(named(a, b)) == sorted(["B/x.cif", "sub/x.cif", "x.cif", f"{parent}/B/x.cif"])
 
 
+def test_what_is_named_behind_a_folder_leaves_its_chunks_as_they_are(tmp_path: Path) -> None:
+    for folder in "AB":
+        many(tmp_path / folder, 30)
+    alone, _ = listed([tmp_path / "A"], 8)
+    both, _ = listed([tmp_path / "A", tmp_path / "B", tmp_path / "B" / "00000.cif"], 8)
+    assert both[: len(alone)] == alone and len(both) > len(alone)
+
+
 def test_files_of_equal_names_are_told_apart(tmp_path: Path) -> None:
     for folder in ("A", "B"):
         (tmp_path / folder).mkdir()
