@@ -110,10 +110,14 @@ def _joined(a: _Span, b: _Span) -> _Span:
     return _Span(a.start, b.stop, a.first, a.structures + b.structures)
 
 
+# In one file of frames; behind the last of them nothing is looked for any more.
+MOST_TORN = 100
+
+
 def _frames(stream: BinaryIO, there: int) -> Iterator[_Span]:
     """Each frame of an xyz file by the number that it begins with; where that is none, or lines are missing, what there is up to the next frame
     of an extxyz, or the rest, with 0 structures."""
-    at = first = 0
+    at = first = torn = 0
     readline = stream.readline
     while True:
         line = readline(_LINE)
@@ -127,8 +131,10 @@ def _frames(stream: BinaryIO, there: int) -> Iterator[_Span]:
         n = int(token) if token.isdigit() and len(token) < 10 and len(line) < _LINE else -1
         stop = _behind(readline, at + len(line), n + 1) if n >= 0 else None
         if stop is None:
+            torn += 1
             stream.seek(at)
-            stop = _next_frame(readline, at, there)
+            # A wrong count may have led to the end of the file: not as often as there are frames.
+            stop = _next_frame(readline, at, there) if torn <= MOST_TORN else there
             yield _Span(at, stop, first, 0)
             stream.seek(stop)
         else:

@@ -105,7 +105,8 @@ def shown_name(name: str) -> str:
 
 
 def _walk(folder: str, named_from: str, label: str) -> Iterator[File | Failure]:
-    """The files of a folder and of those in it, their names behind `label`. Links to files within it are followed; to folders not: those are met where they lie."""
+    """The files of a folder and of those in it, their names behind `label`. Links to files within it are followed; to folders not: those are met
+    where they lie."""
     # One iterator of names for each folder on the way to where we are: never the whole tree.
     way: list[tuple[str, Iterator[str]]] = []
     entered: str | None = folder

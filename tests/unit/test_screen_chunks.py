@@ -326,6 +326,14 @@ def test_memory_of_listing_does_not_grow_with_the_number_of_folders(tmp_path: Pa
     assert peak(list_chunks([tmp_path / "more"], 50)) < peak(list_chunks([tmp_path / "few"], 50)) + 40_000
 
 
+def test_a_file_that_is_torn_everywhere_is_not_read_for_ever(tmp_path: Path) -> None:
+    """Every count leads to the end of the file: each such frame would be looked for once more."""
+    path = tmp_path / "x.extxyz"
+    path.write_text("999999\nLattice=\nH 0 0 0\n" * 3000)
+    found = pieces(listed([path], 1)[0])
+    assert len(found) == parts.MOST_TORN + 1 and found[-1].stop == path.stat().st_size
+
+
 # --- equal names -----------------------------------------------------------------------------------------------------------
 
 
