@@ -197,16 +197,26 @@ def _in_streamlits_menu(page, target: list[str]) -> bool:
     return bool(page.evaluate(found, target[0]))
 
 
-def violations(page, within: str = "html") -> list[str]:
-    """What axe finds serious within this part, and whether the page is wider than its window. Not what Streamlit itself does wrong: the menu
-    of grouped pages in its sidebar has wrappers between a list and its items."""
-    overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    page.add_script_tag(content=(Path(__file__).parent / "axe" / "axe.min.js").read_text())
+def _serious(page, within: str) -> list[str]:
     found = page.evaluate("part => axe.run(part, {resultTypes: ['violations']})", within)["violations"]
-    serious = [
+    return [
         f"{v['id']}: {v['help']}: {v['nodes'][0]['html'][:200]}"
         for v in found
         if v["impact"] in ("serious", "critical")
         and not (v["id"] in ("list", "listitem") and all(_in_streamlits_menu(page, n["target"]) for n in v["nodes"]))
     ]
+
+
+def violations(page, within: str = "html") -> list[str]:
+    """What axe finds serious within this part, and whether the page is wider than its window. Not what Streamlit itself does wrong: the menu
+    of grouped pages in its sidebar has wrappers between a list and its items."""
+    overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    page.add_script_tag(content=(Path(__file__).parent / "axe" / "axe.min.js").read_text())
+    serious = _serious(page, within)
+    for _ in range(3):
+        if not serious:
+            break
+        # What is being drawn anew is pale for a moment. A fault that stays is one.
+        page.wait_for_timeout(1500)
+        serious = _serious(page, within)
     return serious + ([f"the page is {overflow} pixels wider than its window"] if overflow > 0 else [])
