@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pyarrow.parquet as pq
 import pytest
 
 from fdcore import data
 from tests.browser.conftest import settled, viewer_ready, violations
+
+# Not the "Extended xyz" of the field for files.
+ENDED = re.compile(r"^Ended ")
 
 pytestmark = pytest.mark.browser
 
@@ -30,7 +34,7 @@ def test_from_files_to_a_ranking_a_structure_and_another_page(server, open_page,
     settled(page)
     assert not violations(page)
     page.get_by_role("button", name="Screen them").click()
-    page.get_by_text("Ended ").wait_for()
+    page.get_by_text(ENDED).wait_for()
     settled(page)
     assert not violations(page)
     # The histogram, the reasons, the table.
@@ -70,7 +74,7 @@ def test_from_files_to_a_ranking_a_structure_and_another_page(server, open_page,
     page.set_viewport_size({"width": 1400, "height": 900})
     # Found again by its address, and onwards with a structure.
     page.reload()
-    page.get_by_text("Ended ").wait_for()
+    page.get_by_text(ENDED).wait_for()
     settled(page)
     grid.scroll_into_view_if_needed()
     box = grid.bounding_box()
