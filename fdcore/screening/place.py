@@ -75,7 +75,8 @@ def described(folder: Path, settings: Mapping[str, Any], inputs: Sequence[str]) 
             f"{folder} holds results with another {' and '.join(differing)} ({_said(before, differing)}).",
             "Repeat that command to go on with them, or name another folder with --out.",
         )
-    missing = [path for path in named if path not in inputs]
+    given = set(inputs)
+    missing = [path for path in named if path not in given]
     if missing:
         raise UsageError(
             f"{folder} holds results of {missing[0]}{' and others' if len(missing) > 1 else ''}, not named now.",
